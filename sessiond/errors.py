@@ -1,0 +1,43 @@
+"""Every error that the programs of this project raise on purpose.
+
+::
+
+    SessiondError                exit status 1, one line for the operator
+    ├── UsageError               exit status 2: a wrong option, a wrong value
+    ├── ProtocolError            the peer broke the protocol: its connection is dead
+    ├── LocalProtocolError       we were about to break it: a bug of ours
+    ├── PortError                the stream port cannot be opened, or went away
+    ├── DisplayError             the display cannot be opened or captured, or died
+    └── EncoderError             an encoder cannot be made, or failed on a frame
+"""
+
+
+class SessiondError(Exception):
+    """An error with a message for a person: what went wrong, and where."""
+
+
+class UsageError(SessiondError):
+    """The command line asks for something that does not exist."""
+
+
+class ProtocolError(SessiondError):
+    """The peer sent what the protocol forbids; nothing more of its stream can be trusted.
+
+    The message is the text that a SPICE host would send in NOTIFY_ERROR.
+    """
+
+
+class LocalProtocolError(SessiondError):
+    """Our own side asked for a message that the connection's state forbids."""
+
+
+class PortError(SessiondError):
+    """The port is missing, busy, of a wrong kind, or was lost."""
+
+
+class DisplayError(SessiondError):
+    """The display does not answer, refuses us, has an unusable format, or died."""
+
+
+class EncoderError(SessiondError):
+    """No such encoder, an option it does not know, or a frame it could not encode."""

@@ -1,0 +1,1 @@
+"""Descriptors, sockets and waiting, shared by the daemon and the agent."""

@@ -1,0 +1,110 @@
+"""A non-blocking byte channel on an edge-triggered loop: one reader and one writer."""
+
+import asyncio
+import errno
+import logging
+import os
+import select
+from typing import Final, Protocol
+
+from sessiond.transport.edge import READABLE, EdgePoller
+from sessiond.transport.port import OpenPort
+
+log = logging.getLogger(__name__)
+
+READ_SIZE: Final = 64 << 10
+READS_AT_ONCE: Final = 16  # then the rest of the loop gets its turn
+WRITE_SIZE: Final = 32 << 10  # a virtio port takes no more at once
+
+_LOST: Final = {
+    errno.EIO: "the host hung up",
+    errno.ECONNRESET: "the host hung up",
+    errno.EPIPE: "the host hung up",
+    errno.ENODEV: "the port was unplugged",
+}
+
+
+class ChannelHandler(Protocol):
+    """Who hears of what happens on a channel. Nothing is called after ``on_lost``."""
+
+    def on_bytes(self, data: bytes) -> None:
+        """Take what arrived."""
+
+    def on_writable(self) -> None:
+        """Try again what would have blocked."""
+
+    def on_lost(self, reason: str) -> None:
+        """Take note that the peer is gone or the descriptor failed; the channel is closed."""
+
+
+class Channel:
+    """Owns the descriptor of an opened port; reading goes on while writing is blocked."""
+
+    def __init__(self, port: OpenPort, poller: EdgePoller, handler: ChannelHandler) -> None:
+        self._port = port
+        self._fd = port.fd.fileno()
+        self._poller = poller
+        self._handler = handler
+        self._heard = False
+        self._closed = False
+        self.is_blocked = False
+        poller.watch(self._fd, self._on_events)
+
+    def write_nowait(self, data: memoryview) -> int:
+        """Write at most WRITE_SIZE bytes; return how many were taken.
+
+        0 means that it would block: ``on_writable`` comes later. When the peer is gone,
+        ``on_lost`` is called soon, and 0 is returned.
+        """
+        if self._closed or self.is_blocked:
+            return 0
+        try:
+            return os.write(self._fd, data[:WRITE_SIZE])
+        except BlockingIOError:
+            self.is_blocked = True
+        except OSError as error:
+            self.is_blocked = True
+            asyncio.get_running_loop().call_soon(self._lose, _reason(error))
+        return 0
+
+    def close(self) -> None:
+        """Close the port without a word to the handler; a second call does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._poller.forget(self._fd)
+            self._port.fd.close()
+
+    def _on_events(self, events: int) -> None:
+        if events & READABLE:
+            self._read()
+        if events & select.EPOLLOUT and self.is_blocked and not self._closed:
+            self.is_blocked = False
+            self._handler.on_writable()
+
+    def _read(self) -> None:
+        for _ in range(READS_AT_ONCE):
+            if self._closed:
+                return
+            try:
+                data = os.read(self._fd, READ_SIZE)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._lose(_reason(error))
+                return
+            if not data:
+                if self._heard or not self._port.waits_for_host:
+                    self._lose("the host hung up")
+                return
+            self._heard = True
+            self._handler.on_bytes(data)
+        asyncio.get_running_loop().call_soon(self._read)
+
+    def _lose(self, reason: str) -> None:
+        if not self._closed:
+            self.close()
+            self._handler.on_lost(reason)
+
+
+def _reason(error: OSError) -> str:
+    return _LOST.get(error.errno or 0, f"the port failed: {error.strerror}")
