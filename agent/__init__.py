@@ -1,0 +1,1 @@
+"""The unprivileged side: what runs as the session's user."""

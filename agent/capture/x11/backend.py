@@ -1,0 +1,183 @@
+"""One X display as a capture back-end: the whole root window, whatever its monitors."""
+
+import logging
+import select
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from Xlib import X, error
+from Xlib.display import Display
+from Xlib.ext import ge, randr, xinput
+
+from agent.capture.base import MAX_SIDE, Capture, Changes, Cursor, Frame
+from agent.capture.x11 import cursor, damage
+from agent.capture.x11.cursor import CursorWatch
+from agent.capture.x11.damage import DamageWatch, MotionWatch
+from agent.capture.x11.display import HAS_VT, has_vt, open_display
+from agent.capture.x11.shm import PixelSource, choose_source
+from sessiond.errors import DisplayError
+
+log = logging.getLogger(__name__)
+
+_RESIZES: Final = 8  # tries to catch the picture between two changes of its size
+
+
+def open_x11(name: str) -> "X11Capture":
+    """Open display ``name``; empty means $DISPLAY. Raises DisplayError."""
+    display = open_display(name)
+    try:
+        with _lost_display(display):
+            return X11Capture(display)
+    except DisplayError:
+        display.close()
+        raise
+
+
+class X11Capture(Capture):
+    """Captures through MIT-SHM where it works, else by GetImage."""
+
+    def __init__(self, display: Display) -> None:
+        for extension in (damage.EXTENSION, cursor.EXTENSION):
+            if not display.has_extension(extension):
+                raise DisplayError(
+                    f"display {display.get_display_name()} has no {extension} extension"
+                )
+        self._display = display
+        self._root = display.screen().root
+        self._damage = DamageWatch(display)
+        self._cursor = CursorWatch(display)
+        self._motion = MotionWatch(display)
+        make_source = choose_source(display)
+        self._sources: list[PixelSource] = [make_source(display), make_source(display)]
+        self._changes = Changes.NONE  # seen, and not told yet
+        self._has_vt_atom = display.intern_atom(HAS_VT)
+        self._root.change_attributes(event_mask=X.StructureNotifyMask | X.PropertyChangeMask)
+        geometry = self._root.get_geometry()
+        self._size = (geometry.width, geometry.height)
+        self._has_vt = has_vt(self._root, self._has_vt_atom)
+
+    def describe(self) -> str:
+        width, height = self._size
+        name = self._display.get_display_name()
+        return f"display {name}, {width}x{height}, by {self._sources[0].label}"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self._size
+
+    @property
+    def unavailable(self) -> str:
+        width, height = self._size
+        if max(width, height) > MAX_SIDE:
+            return f"the screen is {width}x{height}; at most {MAX_SIDE}x{MAX_SIDE} can be shown"
+        if not self._has_vt:
+            return "the X server is not on the active virtual terminal"
+        return ""
+
+    def begin(self) -> None:
+        with _lost_display(self._display):
+            self._damage.begin()
+            self._cursor.begin()
+            self._motion.begin()
+            self._display.flush()
+
+    def end(self) -> None:
+        with _lost_display(self._display):
+            self._damage.end()
+            self._cursor.end()
+            self._motion.end()
+            self._display.flush()
+
+    def wait(self, wake_fd: int) -> Changes:
+        with _lost_display(self._display):
+            self._read_events()
+            if not self._changes:
+                select.select([self._display.fileno(), wake_fd], [], [])
+                self._read_events()
+        changes, self._changes = self._changes, Changes.NONE
+        return changes
+
+    def grab(self, slot: int) -> Frame | None:
+        with _lost_display(self._display):
+            for _ in range(_RESIZES):
+                if self.unavailable:
+                    return None
+                # Before the capture, not after: what is drawn in between is reported again.
+                self._damage.repair()
+                width, height = self._size
+                try:
+                    pixels = self._sources[slot].grab(self._size)
+                except error.BadMatch:  # the root window has become smaller
+                    geometry = self._root.get_geometry()
+                    self._size = (geometry.width, geometry.height)
+                    continue
+                # A server that left its VT meanwhile said so before it answered (the property
+                # changes in the same turn of its loop), and what it gave is black.
+                self._read_events()
+                if not self._has_vt:
+                    return None
+                return Frame(width, height, 4 * width, pixels, slot)
+        raise DisplayError("the screen changes its size faster than it can be captured")
+
+    def cursor(self) -> Cursor | None:
+        with _lost_display(self._display):
+            return self._cursor.image()
+
+    def pointer(self) -> tuple[int, int]:
+        with _lost_display(self._display):
+            reply = self._root.query_pointer()
+            return reply.root_x, reply.root_y
+
+    def outputs(self) -> tuple[str, ...]:
+        if not self._display.has_extension(randr.extname):
+            return ()
+        with _lost_display(self._display):
+            resources = self._root.xrandr_get_screen_resources_current()
+            infos = [
+                self._display.xrandr_get_output_info(output, resources.config_timestamp)
+                for output in resources.outputs
+            ]
+            return tuple(info.name for info in infos if info.connection == randr.Connected)
+
+    def close(self) -> None:
+        try:
+            self._display.close()
+        except (error.ConnectionClosedError, OSError) as problem:
+            log.debug("closing the display: %s", problem)
+
+    def _read_events(self) -> None:
+        while self._display.pending_events():
+            self._changes |= self._change(self._display.next_event())
+
+    def _change(self, event: Any) -> Changes:  # noqa: ANN401 (attributes depend on the type)
+        match event.type:
+            case self._damage.event_code:
+                return Changes.PICTURE
+            case self._cursor.event_code:
+                return Changes.CURSOR
+            case ge.GenericEventCode:
+                is_motion = event.extension == self._motion.opcode
+                return (
+                    Changes.POINTER
+                    if is_motion and event.evtype == xinput.RawMotion
+                    else Changes.NONE
+                )
+            case X.ConfigureNotify if event.window == self._root:
+                self._size = (event.width, event.height)
+                return Changes.PICTURE | Changes.AVAILABLE
+            case X.PropertyNotify if event.atom == self._has_vt_atom:
+                self._has_vt = has_vt(self._root, self._has_vt_atom)
+                return Changes.PICTURE | Changes.AVAILABLE
+            case _:
+                return Changes.NONE
+
+
+@contextmanager
+def _lost_display(display: Display) -> Iterator[None]:
+    """Turn what python-xlib raises when the server is gone into DisplayError."""
+    try:
+        yield
+    except (error.ConnectionClosedError, OSError) as problem:
+        name = display.get_display_name()
+        raise DisplayError(f"display {name} has gone away") from problem

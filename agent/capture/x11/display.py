@@ -1,0 +1,64 @@
+"""Opens an X display and checks that its pixels are of the one form that we capture."""
+
+import os
+from typing import Final
+
+from Xlib import X, error
+from Xlib.display import Display
+from Xlib.xobject.drawable import Window
+
+from sessiond.errors import DisplayError
+
+HAS_VT: Final = "XFree86_has_VT"  # root window property of a real Xorg: 0 while off its VT
+
+
+def open_display(name: str) -> Display:
+    """Connect to ``name``, or to $DISPLAY if it is empty.
+
+    Raises DisplayError when there is none, it refuses us, or its pixels are not 32 bits of
+    B, G, R and padding.
+    """
+    shown = name or os.environ.get("DISPLAY", "")
+    if not shown:
+        raise DisplayError("no display: neither --display nor $DISPLAY says which")
+    try:
+        display = Display(shown)
+    except error.DisplayNameError as problem:
+        raise DisplayError(f"display {shown!r} is not a display name, such as :0") from problem
+    except (error.DisplayError, error.ConnectionClosedError, error.XauthError) as problem:
+        raise DisplayError(f"display {shown} cannot be opened: {_reason(problem)}") from problem
+    except OSError as problem:
+        raise DisplayError(f"display {shown} cannot be opened: {problem.strerror}") from problem
+    # python-xlib prints errors of requests without a reply to stderr; ours have handlers of
+    # their own where an error is expected, and nothing to say where the server is gone.
+    display.set_error_handler(lambda *_: None)
+    try:
+        _check_pixels(display, shown)
+    except DisplayError:
+        display.close()
+        raise
+    return display
+
+
+def has_vt(root: Window, atom: int) -> bool:
+    """Tell whether the X server holds its VT; true where it has none (Xvfb).
+
+    ``atom`` is that of ``HAS_VT``.
+    """
+    value = root.get_full_property(atom, X.AnyPropertyType)
+    return value is None or len(value.value) == 0 or bool(value.value[0])
+
+
+def _check_pixels(display: Display, shown: str) -> None:
+    info = display.display.info
+    depth = display.screen().root_depth
+    bits = {f.depth: f.bits_per_pixel for f in info.pixmap_formats}.get(depth, 0)
+    if bits != 32 or depth not in {24, 32} or info.image_byte_order != X.LSBFirst:
+        raise DisplayError(
+            f"display {shown} has {depth} planes in {bits} bits a pixel; only 24 planes in 32 "
+            "bits, least significant byte first, can be captured"
+        )
+
+
+def _reason(problem: Exception) -> str:
+    return " ".join(str(problem).split()) or type(problem).__name__

@@ -1,0 +1,252 @@
+"""Pixels from the X server: through MIT-SHM, or through the connection where there is none.
+
+Both ways write into memory of ours and return a memoryview of it. python-xlib has no MIT-SHM;
+its requests are the tables below (X.Org, "MIT-SHM: The MIT Shared Memory Extension", 1.2).
+"""
+
+import abc
+import logging
+from typing import Final
+
+import sysv_ipc
+from Xlib import X, error
+from Xlib.display import Display
+from Xlib.protocol import rq
+
+from sessiond.errors import DisplayError
+
+log = logging.getLogger(__name__)
+
+EXTENSION: Final = "MIT-SHM"
+_ALL_PLANES: Final = 0xFFFFFFFF
+_BAND: Final = 4 << 20  # bytes of one GetImage reply; python-xlib holds it twice
+
+Size = tuple[int, int]
+
+
+class _QueryVersion(rq.ReplyRequest):
+    _request = rq.Struct(rq.Card8("opcode"), rq.Opcode(0), rq.RequestLength())
+    _reply = rq.Struct(
+        rq.ReplyCode(),
+        rq.Bool("shared_pixmaps"),
+        rq.Card16("sequence_number"),
+        rq.ReplyLength(),
+        rq.Card16("major_version"),
+        rq.Card16("minor_version"),
+        rq.Card16("uid"),
+        rq.Card16("gid"),
+        rq.Card8("pixmap_format"),
+        rq.Pad(15),
+    )
+
+
+class _Attach(rq.Request):
+    _request = rq.Struct(
+        rq.Card8("opcode"),
+        rq.Opcode(1),
+        rq.RequestLength(),
+        rq.Card32("shmseg"),
+        rq.Card32("shmid"),
+        rq.Bool("read_only"),
+        rq.Pad(3),
+    )
+
+
+class _Detach(rq.Request):
+    _request = rq.Struct(rq.Card8("opcode"), rq.Opcode(2), rq.RequestLength(), rq.Card32("shmseg"))
+
+
+class _GetImage(rq.ReplyRequest):
+    _request = rq.Struct(
+        rq.Card8("opcode"),
+        rq.Opcode(4),
+        rq.RequestLength(),
+        rq.Drawable("drawable"),
+        rq.Int16("x"),
+        rq.Int16("y"),
+        rq.Card16("width"),
+        rq.Card16("height"),
+        rq.Card32("plane_mask"),
+        rq.Card8("format"),
+        rq.Pad(3),
+        rq.Card32("shmseg"),
+        rq.Card32("offset"),
+    )
+    _reply = rq.Struct(
+        rq.ReplyCode(),
+        rq.Card8("depth"),
+        rq.Card16("sequence_number"),
+        rq.ReplyLength(),
+        rq.Card32("visual"),
+        rq.Card32("size"),
+        rq.Pad(16),
+    )
+
+
+class PixelSource(abc.ABC):
+    """Copies the root window's pixels into memory of ours."""
+
+    label: str
+
+    @abc.abstractmethod
+    def grab(self, size: Size) -> memoryview:
+        """Return all pixels of a root window of ``size``, 4 bytes each, without padding.
+
+        The memory is that of the call before if the size is the same. Raises
+        ``Xlib.error.BadMatch`` when the root window is smaller by now.
+        """
+
+    @abc.abstractmethod
+    def release(self) -> None:
+        """Give the memory back; views of it that somebody still holds stay valid."""
+
+
+class _Segment(sysv_ipc.SharedMemory):  # type: ignore[misc] # an extension type without stubs
+    """Private shared memory that is detached with the last view of it.
+
+    sysv_ipc leaves it attached for the life of the process. The base class holds the address,
+    so this runs only when neither the object nor any memoryview of it is left.
+    """
+
+    def __del__(self) -> None:
+        self.detach()
+
+
+class ShmSource(PixelSource):
+    """One System V segment that the X server writes into."""
+
+    label = "shared memory"
+
+    def __init__(self, display: Display) -> None:
+        self._display = display.display
+        self._root = display.screen().root
+        # python-xlib lists only the extensions that it speaks itself, so ask the server.
+        self._opcode = _opcode(display)
+        self._segment = 0  # the X server's name for it
+        self._size: Size = (0, 0)
+        self._view = memoryview(b"")
+
+    def grab(self, size: Size) -> memoryview:
+        """Return the pixels; see PixelSource. Raises DisplayError if there is no memory."""
+        if size != self._size:
+            self.release()
+            self._attach(size)
+        self.get_image(size)
+        return self._view
+
+    def get_image(self, size: Size) -> None:
+        """Let the server write ``size`` pixels from the top left corner into the segment."""
+        _GetImage(
+            display=self._display,
+            opcode=self._opcode,
+            drawable=self._root.id,
+            x=0,
+            y=0,
+            width=size[0],
+            height=size[1],
+            plane_mask=_ALL_PLANES,
+            format=X.ZPixmap,
+            shmseg=self._segment,
+            offset=0,
+        )
+
+    def release(self) -> None:
+        """Detach both sides; the kernel frees the segment with the last view of it."""
+        if self._segment:
+            _Detach(display=self._display, opcode=self._opcode, shmseg=self._segment)
+            self._display.free_resource_id(self._segment)
+        self._segment, self._size, self._view = 0, (0, 0), memoryview(b"")
+
+    def _attach(self, size: Size) -> None:
+        wanted = size[0] * size[1] * 4
+        try:
+            memory = _Segment(None, sysv_ipc.IPC_CREX, mode=0o600, size=wanted)
+        except (OSError, ValueError, MemoryError, sysv_ipc.Error) as problem:
+            raise DisplayError(f"no shared memory of {wanted} bytes: {problem}") from problem
+        # Removed at once, before the server knows it: Linux lets a process attach a segment
+        # that is marked for removal (shmat(2), notes) and frees it with the last of them, so
+        # that nothing stays behind even when we are killed.
+        memory.remove()
+        self._view = memoryview(memory)[:wanted]
+        segment: int = self._display.allocate_resource_id()
+        catch = error.CatchError()
+        _Attach(
+            display=self._display,
+            opcode=self._opcode,
+            onerror=catch,
+            shmseg=segment,
+            shmid=memory.id,
+            read_only=False,
+        )
+        _QueryVersion(display=self._display, opcode=self._opcode)  # waits for the error, if any
+        refusal = catch.get_error()
+        if refusal:
+            self._display.free_resource_id(segment)
+            name = type(refusal).__name__
+            raise DisplayError(f"the X server cannot attach shared memory: {name}")
+        self._segment, self._size = segment, size
+
+    def is_shared(self) -> bool:
+        """Tell whether what the server writes arrives here.
+
+        In another IPC namespace the number of our segment may be that of another one.
+        """
+        for untouched in (b"\x00\x55\xaa\xff", b"\xff\xaa\x55\x00"):
+            if not self._segment:
+                self._attach((1, 1))
+            self._view[:4] = untouched
+            self.get_image((1, 1))
+            if bytes(self._view[:4]) != untouched:
+                return True
+        return False
+
+
+class ImageSource(PixelSource):
+    """GetImage of the core protocol: every pixel travels through the connection."""
+
+    label = "GetImage"
+
+    def __init__(self, display: Display) -> None:
+        self._root = display.screen().root
+        self._size: Size = (0, 0)
+        self._memory = bytearray()
+
+    def grab(self, size: Size) -> memoryview:
+        """Return the pixels; see PixelSource. Comes in bands, which may differ in age."""
+        if size != self._size:
+            self._size, self._memory = size, bytearray(size[0] * size[1] * 4)
+        width, height = size
+        stride = 4 * width
+        rows = max(1, _BAND // stride)
+        for top in range(0, height, rows):
+            band = min(rows, height - top)
+            reply = self._root.get_image(0, top, width, band, X.ZPixmap, _ALL_PLANES)
+            self._memory[top * stride : (top + band) * stride] = reply.data
+        return memoryview(self._memory)
+
+    def release(self) -> None:
+        """Forget the memory."""
+        self._size, self._memory = (0, 0), bytearray()
+
+
+def choose_source(display: Display) -> type[ShmSource | ImageSource]:
+    """Return the kind of source that works with this display; says in the log why not SHM."""
+    if not _opcode(display):
+        log.warning("the X server has no MIT-SHM: capturing by GetImage, which costs far more")
+        return ImageSource
+    trial = ShmSource(display)
+    try:
+        if trial.is_shared():
+            return ShmSource
+        log.warning("shared memory does not reach the X server: capturing by GetImage")
+    except DisplayError as problem:
+        log.warning("%s: capturing by GetImage, which costs far more", problem)
+    finally:
+        trial.release()
+    return ImageSource
+
+
+def _opcode(display: Display) -> int:
+    """Return the extension's major opcode, 0 where the server has none of it."""
+    extension = display.query_extension(EXTENSION)
+    return extension.major_opcode if extension else 0

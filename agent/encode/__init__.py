@@ -1,0 +1,56 @@
+"""Encoders: a table of our own, and whatever the entry-point group adds."""
+
+import logging
+import sys
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+from importlib.metadata import EntryPoint, distributions, entry_points
+from typing import Final
+
+from agent.encode.base import Encoder
+from sessiond.errors import EncoderError
+
+log = logging.getLogger(__name__)
+
+GROUP: Final = "spice_sessiond.encoders"
+_OWN: Final = {"jpeg": ("agent.encode.jpeg", "JpegEncoder")}
+
+
+def find_encoders(plugin_dirs: Sequence[str] = ()) -> list[type[Encoder]]:
+    """Return every usable encoder class, the best rank first.
+
+    ``plugin_dirs`` are searched for installed distributions before Python's own path. A plug-in
+    that cannot be loaded is logged and left out.
+    """
+    found: dict[str, type[Encoder]] = {}
+    for module, name in _OWN.values():
+        encoder: type[Encoder] = getattr(import_module(module), name)
+        found[encoder.name] = encoder
+    for entry in _plug_ins(plugin_dirs):
+        try:
+            plug_in = entry.load()
+        except (ImportError, AttributeError) as error:
+            log.warning("encoder plug-in %s cannot be loaded: %s", entry.value, error)
+            continue
+        if not (isinstance(plug_in, type) and issubclass(plug_in, Encoder)):
+            log.warning("encoder plug-in %s is not an Encoder class", entry.value)
+            continue
+        found.setdefault(plug_in.name, plug_in)
+    return sorted(found.values(), key=lambda encoder: -encoder.rank)
+
+
+def choose_encoder(encoders: Iterable[type[Encoder]], codecs: Iterable[int]) -> type[Encoder]:
+    """Return the first of ``encoders`` whose codec the host decodes. Raises EncoderError."""
+    offered = set(codecs)
+    for encoder in encoders:
+        if encoder.codec in offered:
+            return encoder
+    raise EncoderError(f"no encoder for the codecs that the host decodes: {sorted(offered)}")
+
+
+def _plug_ins(plugin_dirs: Sequence[str]) -> Iterable[EntryPoint]:
+    if plugin_dirs:
+        sys.path[:0] = plugin_dirs  # where their modules are, too
+        for distribution in distributions(path=list(plugin_dirs)):
+            yield from distribution.entry_points.select(group=GROUP)
+    yield from entry_points(group=GROUP)

@@ -1,0 +1,41 @@
+"""What an encoder is, and what a plug-in of the group ``spice_sessiond.encoders`` provides."""
+
+import abc
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from agent.capture.base import Frame
+from sessiond.wire.device import Codec
+
+
+@dataclass(frozen=True, slots=True)
+class IntOption:
+    """A codec option with a whole number in ``low``..``high``."""
+
+    low: int
+    high: int
+    default: int
+
+
+class Encoder(abc.ABC):
+    """Makes the frames of one stream; a new one is made for each FORMAT.
+
+    ``encode`` runs in a thread of its own, one call at a time.
+    """
+
+    name: ClassVar[str]
+    codec: ClassVar[Codec]
+    rank: ClassVar[int]  # of those that the host decodes, the highest is taken
+    options: ClassVar[Mapping[str, IntOption]]  # for ``--codec-option NAME=VALUE``
+
+    @abc.abstractmethod
+    def __init__(self, options: Mapping[str, int]) -> None:
+        """Take a value for each name in ``options``. Raises EncoderError."""
+
+    @abc.abstractmethod
+    def encode(self, frame: Frame) -> bytes:
+        """Return one whole encoded frame, at most ``wire.device.MAX_FRAME`` bytes.
+
+        Raises EncoderError when the frame cannot be encoded.
+        """

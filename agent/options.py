@@ -1,0 +1,92 @@
+"""The command line of ``spice-session-agent``."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import Final, NoReturn
+
+from agent.capture import NAMES
+from agent.encode.base import Encoder, IntOption
+from sessiond import __version__
+from sessiond.errors import UsageError
+
+STREAM_PORT: Final = "/dev/virtio-ports/org.spice-space.stream.0"
+FRAMERATE: Final = IntOption(1, 100, 30)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a wrong command line as UsageError, in one line, instead of ending the process."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError."""
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Return the options. Raises UsageError; --help and --version end the process."""
+    parser = _Parser(prog="spice-session-agent", description="The part of spice-sessiond that "
+                     "runs in a session, as its user.", allow_abbrev=False)  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    stream = commands.add_parser(
+        "stream",
+        help="stream a display to the host",
+        description="Stream an X display to the SPICE host behind a virtio port, a pty or a "
+        "Unix socket. The options with one letter are those of spice-streaming-agent.",
+        allow_abbrev=False,
+    )
+    stream.add_argument(
+        "--port", "-p", default=STREAM_PORT, metavar="PATH", help=f"default: {STREAM_PORT}"
+    )
+    stream.add_argument(
+        "--display", default="", metavar=":N", help="X display to stream; default: $DISPLAY"
+    )
+    stream.add_argument(
+        "--capture", default="x11", choices=NAMES,
+        help="where pictures come from; 'pattern' needs no display (default: x11)",
+    )  # fmt: skip
+    stream.add_argument(
+        "--codec-option", "-c", action="append", default=[], metavar="NAME=VALUE",
+        help="framerate=1-100 (default 30), quality=1-100 (default 80; also mjpeg.quality)",
+    )  # fmt: skip
+    stream.add_argument("-l", dest="log_file", default="", metavar="FILE", help="log frames")
+    stream.add_argument(
+        "--log-binary", action="store_true", help="with -l: write the encoded frames themselves"
+    )
+    stream.add_argument(
+        "--log-categories", default="", metavar="NAMES",
+        help="with -l: what else to log, separated by ':'; 'frames' adds a hex dump of each",
+    )  # fmt: skip
+    stream.add_argument(
+        "--plugins-dir", action="append", default=[], metavar="DIR",
+        help="where to look for encoder plug-ins before Python's own path",
+    )  # fmt: skip
+    stream.add_argument("-d", dest="debug", action="store_true", help="log every message")
+    return parser.parse_args(argv)
+
+
+def codec_options(
+    assignments: Sequence[str], encoders: Sequence[type[Encoder]]
+) -> tuple[int, dict[str, int]]:
+    """Return the frame rate and a value for every option of the encoders.
+
+    Raises UsageError for a name that none of them knows or a value out of its range.
+    """
+    known: dict[str, IntOption] = {"framerate": FRAMERATE}
+    for encoder in encoders:
+        known |= encoder.options
+    values = {name: option.default for name, option in known.items()}
+    for assignment in assignments:
+        name, _, value = assignment.partition("=")
+        name = name.removeprefix("mjpeg.")
+        values[name] = _value(assignment, name, value, known)
+    return values.pop("framerate"), values
+
+
+def _value(assignment: str, name: str, value: str, known: Mapping[str, IntOption]) -> int:
+    if name not in known:
+        raise UsageError(f"codec option {assignment!r}: there is no {name!r}, only "
+                         + ", ".join(sorted(known)))  # fmt: skip
+    low, high = known[name].low, known[name].high
+    if not (value.isascii() and value.isdecimal() and low <= int(value) <= high):
+        raise UsageError(f"codec option {assignment!r}: not a whole number from {low} to {high}")
+    return int(value)

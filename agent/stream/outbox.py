@@ -1,0 +1,63 @@
+"""What waits to be written to the port: at most one message of each kind, in their order.
+
+Pure. The message that was begun is always finished; of what waits behind it only the newest of
+each kind is kept, so that a slow host gets the newest picture and not a queue of old ones.
+"""
+
+from typing import Final
+
+from sessiond.wire.device import Type
+
+# A host learns of the display and the size before anything that refers to them, and of the
+# cursor's shape before its place.
+_ORDER: Final = (
+    Type.CAPABILITIES,
+    Type.DEVICE_DISPLAY_INFO,
+    Type.FORMAT,
+    Type.CURSOR_SET,
+    Type.CURSOR_MOVE,
+    Type.DATA,
+)
+
+
+class Outbox:
+    """Packed messages; ``peek`` and ``advance`` are for the one writer."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[Type, bytes] = {}
+        self._current = memoryview(b"")
+        self._current_type = Type.INVALID
+
+    @property
+    def has_frame(self) -> bool:
+        """Whether a frame waits or is being written."""
+        return Type.DATA in self._waiting or (
+            bool(self._current) and self._current_type is Type.DATA
+        )
+
+    def put(self, kind: Type, message: bytes) -> None:
+        """Let ``message`` wait, in place of an older one of its kind.
+
+        A FORMAT also replaces the frame that waits: that one has the size of the old FORMAT.
+        """
+        if kind is Type.FORMAT:
+            self._waiting.pop(Type.DATA, None)
+        self._waiting[kind] = message
+
+    def drop_waiting(self) -> None:
+        """Forget all but the message that was begun."""
+        self._waiting.clear()
+
+    def peek(self) -> memoryview:
+        """Return the bytes to be written next; empty when there is nothing to do."""
+        if not self._current:
+            for kind in _ORDER:
+                if kind in self._waiting:
+                    self._current = memoryview(self._waiting.pop(kind))
+                    self._current_type = kind
+                    break
+        return self._current
+
+    def advance(self, count: int) -> None:
+        """Take note that the first ``count`` bytes of ``peek`` were written."""
+        self._current = self._current[count:]

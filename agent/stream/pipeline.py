@@ -1,0 +1,125 @@
+"""Frames on their way: captured in one thread, encoded in another, handed to whoever sends.
+
+``pacing`` decides; this does what it says. A stream's frames carry its number, so that one that
+was begun for an earlier stream is not sent in a later one.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from agent.capture.base import SLOTS, Capture, Frame
+from agent.encode.base import Encoder
+from agent.stream.pacing import Pacing, Step
+from agent.stream.screen import Screen
+from agent.stream.worker import Worker
+from sessiond.errors import SessiondError
+
+SendFrame = Callable[[Encoder, Frame, bytes], None]
+"""Called with the frame (its size counts, its pixels may be gone soon) and its encoded form."""
+
+
+class Pipeline:
+    """Makes one stream after the other from one screen.
+
+    After each ``send`` the caller owes one ``on_sent``. ``fail`` hears of a frame that could not
+    be encoded; the stream is stopped then.
+    """
+
+    def __init__(
+        self, screen: Screen, *, framerate: int, send: SendFrame, fail: Callable[[str], None]
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._screen = screen
+        self._worker = Worker()
+        self._send = send
+        self._fail = fail
+        self._pacing = Pacing(1 / framerate)
+        self._encoder: Encoder | None = None
+        self._stream = 0
+        self._captured: Frame | None = None
+        self._free_slots = set(range(SLOTS))
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, encoder: Encoder) -> None:
+        """Begin a stream with a frame of the whole screen, whether it changed or not."""
+        self.stop()
+        self._encoder = encoder
+        self._pacing.start()
+        self._go()
+
+    def stop(self) -> None:
+        """End the stream: not one frame more is sent."""
+        self._stream += 1
+        self._pacing.stop()
+        self._drop_captured()
+        self._go()
+
+    def close(self) -> None:
+        """Stop for good."""
+        self.stop()
+        self._worker.close()
+
+    def on_changed(self) -> None:
+        """The screen differs from the last capture."""
+        self._pacing.changed = True
+        self._go()
+
+    def on_sent(self) -> None:
+        """The frame has left, or will never."""
+        self._pacing.on_sent(self._loop.time())
+        if self._pacing.captured_at is None:
+            self._drop_captured()
+        self._go()
+
+    def _drop_captured(self) -> None:
+        if self._captured is not None:
+            self._free_slots.add(self._captured.slot)
+            self._captured = None
+
+    def _go(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        while (step := self._pacing.step(self._loop.time())) is not Step.NOTHING:
+            if step is Step.CAPTURE:
+                self._capture()
+            else:
+                self._encode()
+        if self._pacing.wake_at is not None:
+            self._timer = self._loop.call_at(self._pacing.wake_at, self._go)
+
+    def _capture(self) -> None:
+        stream, slot = self._stream, self._free_slots.pop()
+
+        def grab(capture: Capture) -> Frame | None:
+            return capture.grab(slot)
+
+        def done(frame: Frame | None) -> None:
+            usable = frame is not None and stream == self._stream
+            self._pacing.on_captured(self._loop.time(), usable=usable)
+            if usable:
+                self._captured = frame
+            else:
+                self._free_slots.add(slot)
+            self._go()
+
+        self._screen.call_nowait(grab, done)
+
+    def _encode(self) -> None:
+        stream, frame, encoder = self._stream, self._captured, self._encoder
+        assert frame is not None  # noqa: S101 (Step.ENCODE says that there is one)
+        assert encoder is not None  # noqa: S101 (as there is in every stream)
+        self._captured = None
+
+        def done(result: bytes | SessiondError) -> None:
+            self._free_slots.add(frame.slot)
+            usable = stream == self._stream and not isinstance(result, SessiondError)
+            self._pacing.on_encoded(usable=usable)
+            if not isinstance(result, SessiondError) and usable:
+                self._send(encoder, frame, result)
+            elif isinstance(result, SessiondError) and stream == self._stream:
+                self.stop()
+                self._fail(str(result))
+            self._go()
+
+        self._worker.call_nowait(lambda: encoder.encode(frame), done)
