@@ -1,0 +1,1 @@
+"""What a frame costs: `python -m tests.bench` measures the stream agent against its floor."""
