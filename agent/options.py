@@ -23,10 +23,20 @@ class _Parser(argparse.ArgumentParser):
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Return the options. Raises UsageError; --help and --version end the process."""
+    return build_parser().parse_args(argv)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser; the manual page is held against it."""
     parser = _Parser(prog="spice-session-agent", description="The part of spice-sessiond that "
                      "runs in a session, as its user.", allow_abbrev=False)  # fmt: skip
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_stream(commands)
+    return parser
+
+
+def _add_stream(commands: "argparse._SubParsersAction[_Parser]") -> None:
     stream = commands.add_parser(
         "stream",
         help="stream a display to the host",
@@ -61,7 +71,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="where to look for encoder plug-ins before Python's own path",
     )  # fmt: skip
     stream.add_argument("-d", dest="debug", action="store_true", help="log every message")
-    return parser.parse_args(argv)
 
 
 def codec_options(

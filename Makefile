@@ -1,0 +1,59 @@
+# Two commands are enough: `make demo` and `make test`. As root on Debian 12 they install what
+# they need; without root they say which packages are missing.
+
+# Debian's Python, whatever else is first in PATH: a demo on another one would prove little.
+PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+GUEST ?= trixie
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint unit e2e bench test-debian test-vm constraints clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: packages-base $(VENV)/.done ## Debian packages and the virtual environment
+
+packages-%:
+	@tests/setup/packages.sh $*
+
+# --clear: what an interrupted run left behind is not trusted.
+$(VENV)/.done: pyproject.toml constraints.txt | packages-base
+	$(PYTHON) -m venv --clear $(VENV)
+	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/pip install --quiet \
+	    --disable-pip-version-check --editable '.[test,lint]'
+	touch $@
+
+demo: setup ## the main job on an embedded example; leaves demo/screen.png (KEEP=1: stays up)
+	$(BIN)/python -m tests.demo $(if $(KEEP),--keep)
+
+test: lint unit e2e ## everything that needs neither a container nor a guest
+
+lint: setup ## style, types, import contract, data directories
+	$(PYTEST) -q tests/lint
+
+unit: setup ## the parts, on a real X server
+	$(PYTEST) -q tests/sessiond tests/agent
+
+e2e: setup ## the agent between a real X server and a real SPICE host and client
+	$(PYTEST) -q tests/host tests/stream
+
+bench: setup packages-bench ## speed and memory, beside the floor of the same run (BENCH=--short)
+	$(BIN)/python -m tests.bench $(BENCH)
+
+test-debian: packages-base packages-debian ## the unit suite on Debian's own Python packages
+	/usr/bin/python3 -m pytest -q tests/sessiond tests/agent
+
+test-vm: setup packages-vm ## a whole guest with a real virtio port (GUEST=trixie or bookworm)
+	GUEST=$(GUEST) $(PYTEST) -q tests/vm
+
+constraints: ## the newest versions into constraints.txt
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet --editable '.[test,lint]' setuptools
+	sed -i '/==/d' constraints.txt
+	$(BIN)/pip freeze --all --exclude-editable --exclude pip >> constraints.txt
+
+clean: ## all that was built here
+	rm -rf $(VENV) build dist demo *.egg-info tests/bench/build tests/host/build

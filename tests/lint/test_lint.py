@@ -1,0 +1,86 @@
+"""The linters are tests: what they complain of fails the suite."""
+
+import argparse
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from agent.options import build_parser
+
+ROOT: Final = Path(__file__).parents[2]
+BIN: Final = Path(sys.executable).parent
+PYTHON_ENDINGS: Final = {".py", ".pyi", ".pyc", ".so"}
+
+pytestmark = pytest.mark.lint
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["ruff", "check", "--quiet", "."],
+        ["ruff", "format", "--check", "--quiet", "."],
+        ["mypy"],
+        ["lint-imports"],
+    ],
+    ids=" ".join,
+)
+def test_linter_has_no_complaint(command: list[str]) -> None:
+    done = subprocess.run(
+        [BIN / command[0], *command[1:]], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("directory", ["dbus", "systemd"])
+def test_data_directory_holds_no_python(directory: str) -> None:
+    """A module there would shadow dbus-python or systemd-python for who runs us from here."""
+    python = [p for p in (ROOT / directory).rglob("*") if p.suffix in PYTHON_ENDINGS]
+    assert (ROOT / directory).is_dir()
+    assert python == []
+
+
+def test_every_pinned_package_is_installed_in_that_version() -> None:
+    """What runs here is what constraints.txt says, not what happened to be there."""
+    pinned = {
+        line.strip().lower().replace("_", "-")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line and not line.startswith("setuptools")
+    }
+    freeze = subprocess.run(
+        [sys.executable, "-m", "pip", "freeze", "--exclude-editable"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert {line.lower().replace("_", "-") for line in freeze.splitlines()} == pinned
+
+
+def test_shell_scripts_parse() -> None:
+    for script in [*ROOT.glob("tests/**/*.sh"), ROOT / ".ci" / "run"]:
+        subprocess.run(["/bin/sh", "-n", script], check=True)
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "man").iterdir()), ids=lambda p: p.name)
+def test_manual_page_is_well_formed(page: Path) -> None:
+    done = subprocess.run(
+        ["mandoc", "-T", "lint", "-W", "warning", page], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_manual_page_names_every_option() -> None:
+    text = (ROOT / "docs" / "man" / "spice-session-agent.1").read_text()
+    documented = set(re.findall(r"^\.It (Fl .*)", text, re.MULTILINE))
+    documented = {flag for line in documented for flag in re.findall(r"Fl (-?[\w-]+)", line)}
+    assert {option.removeprefix("-") for option in _options(build_parser())} == documented
+
+
+def _options(parser: argparse.ArgumentParser) -> set[str]:
+    found: set[str] = set()
+    for action in parser._actions:
+        found |= set(action.option_strings)
+        for command in (action.choices or {}) if action.dest == "command" else ():
+            found |= _options(dict(action.choices or {})[command])
+    return found
