@@ -1,0 +1,53 @@
+"""Fixtures of the tests that need a whole guest.
+
+Every test below this directory bears the mark ``vm``. Where a guest cannot run they are skipped,
+with the reason; but they fail where the environment variable CI is set: there a skip would hide it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.vm import guest as guests
+from tests.vm import image as images
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HERE = Path(__file__).resolve().parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.vm)
+
+
+@pytest.fixture(scope="session")
+def guest_image() -> images.Image:
+    """Give the image for $GUEST, built if the cache has none."""
+    if lacks := dict.fromkeys(guests.missing() + images.missing()):
+        reason = f"a guest needs {'; '.join(lacks)}"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return images.cached_or_built(images.suite_from_environment())
+
+
+@pytest.fixture(scope="session")
+def guest(
+    guest_image: images.Image, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[guests.Guest]:
+    """Share one booted guest with the project's tree among all tests of the run.
+
+    A test leaves it as it found it: no session, no process, VT 1 in front. One that cannot, boots
+    its own from ``guest_image``.
+    """
+    directory = tmp_path_factory.mktemp("guest")
+    with guests.Guest(guest_image, directory=directory) as booted:
+        booted.push_tree(HERE.parents[1])
+        yield booted
