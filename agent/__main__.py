@@ -57,9 +57,12 @@ def _stream(options: argparse.Namespace) -> None:
 async def _run(config: StreamConfig, frames: FrameLog) -> None:
     try:
         await StreamApp(config, frames).run()
-    except* SessiondError as group:
-        # A TaskGroup wraps what its only task raised.
-        raise group.exceptions[0] from None
+    except BaseExceptionGroup as group:
+        # A TaskGroup wraps what its only task raised. (Raised from within ``except*`` it would
+        # be wrapped again.)
+        if isinstance(group.exceptions[0], SessiondError):
+            raise group.exceptions[0] from None
+        raise
 
 
 if __name__ == "__main__":

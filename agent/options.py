@@ -11,6 +11,7 @@ from sessiond.errors import UsageError
 
 STREAM_PORT: Final = "/dev/virtio-ports/org.spice-space.stream.0"
 FRAMERATE: Final = IntOption(1, 100, 30)
+_MAX_DIGITS: Final = 10
 
 
 class _Parser(argparse.ArgumentParser):
@@ -96,6 +97,8 @@ def _value(assignment: str, name: str, value: str, known: Mapping[str, IntOption
         raise UsageError(f"codec option {assignment!r}: there is no {name!r}, only "
                          + ", ".join(sorted(known)))  # fmt: skip
     low, high = known[name].low, known[name].high
-    if not (value.isascii() and value.isdecimal() and low <= int(value) <= high):
+    # int() refuses thousands of digits with an error of its own.
+    is_number = value.isascii() and value.isdecimal() and len(value) <= _MAX_DIGITS
+    if not (is_number and low <= int(value) <= high):
         raise UsageError(f"codec option {assignment!r}: not a whole number from {low} to {high}")
     return int(value)

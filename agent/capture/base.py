@@ -68,7 +68,7 @@ class Capture(abc.ABC):
 
     @abc.abstractmethod
     def begin(self) -> None:
-        """Watch for changes of the picture and the pointer."""
+        """Watch for changes: of the picture, since the ``grab`` that is to follow."""
 
     @abc.abstractmethod
     def end(self) -> None:

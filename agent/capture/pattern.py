@@ -11,7 +11,9 @@ from agent.capture.base import MAX_SIDE, Capture, Changes, Frame
 from sessiond.errors import DisplayError
 
 _DEFAULT: Final = "1280x720@30"
-_NAME: Final = re.compile(r"(?P<width>\d{1,5})x(?P<height>\d{1,5})(?:@(?P<rate>\d{1,3}))?")
+_NAME: Final = re.compile(
+    r"(?P<width>\d{1,5})x(?P<height>\d{1,5})(?:@(?P<rate>\d{1,3}))?", re.ASCII
+)
 _BARS: Final = ((192, 192, 192), (192, 192, 0), (0, 192, 192), (0, 192, 0), (192, 0, 192),
                 (192, 0, 0), (0, 0, 192))  # fmt: skip
 

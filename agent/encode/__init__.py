@@ -14,6 +14,7 @@ log = logging.getLogger(__name__)
 
 GROUP: Final = "spice_sessiond.encoders"
 _OWN: Final = {"jpeg": ("agent.encode.jpeg", "JpegEncoder")}
+_ATTRIBUTES: Final = ("name", "codec", "rank", "options")
 
 
 def find_encoders(plugin_dirs: Sequence[str] = ()) -> list[type[Encoder]]:
@@ -29,11 +30,14 @@ def find_encoders(plugin_dirs: Sequence[str] = ()) -> list[type[Encoder]]:
     for entry in _plug_ins(plugin_dirs):
         try:
             plug_in = entry.load()
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # noqa: BLE001 (what runs is the plug-in's own code)
             log.warning("encoder plug-in %s cannot be loaded: %s", entry.value, error)
             continue
         if not (isinstance(plug_in, type) and issubclass(plug_in, Encoder)):
             log.warning("encoder plug-in %s is not an Encoder class", entry.value)
+            continue
+        if lacking := [name for name in _ATTRIBUTES if not hasattr(plug_in, name)]:
+            log.warning("encoder plug-in %s has no %s", entry.value, ", no ".join(lacking))
             continue
         found.setdefault(plug_in.name, plug_in)
     return sorted(found.values(), key=lambda encoder: -encoder.rank)
@@ -49,8 +53,9 @@ def choose_encoder(encoders: Iterable[type[Encoder]], codecs: Iterable[int]) -> 
 
 
 def _plug_ins(plugin_dirs: Sequence[str]) -> Iterable[EntryPoint]:
+    installed = entry_points(group=GROUP)  # before those of plugin_dirs are on the path, too
     if plugin_dirs:
         sys.path[:0] = plugin_dirs  # where their modules are, too
         for distribution in distributions(path=list(plugin_dirs)):
             yield from distribution.entry_points.select(group=GROUP)
-    yield from entry_points(group=GROUP)
+    yield from installed

@@ -5,11 +5,14 @@ dump of it; with ``--log-binary`` the frames alone, one after the other (for MJP
 players open).
 """
 
+import logging
 import time
 from pathlib import Path
 from typing import BinaryIO
 
 from sessiond.errors import UsageError
+
+log = logging.getLogger(__name__)
 
 
 class FrameLog:
@@ -21,7 +24,7 @@ class FrameLog:
         self._file: BinaryIO | None = None
         if path:
             try:
-                self._file = Path(path).open("wb")  # noqa: SIM115 (closed by close)
+                self._file = Path(path).open("wb", buffering=0)  # noqa: SIM115 (closed by close)
             except OSError as error:
                 raise UsageError(f"log file {path} cannot be written: {error.strerror}") from error
 
@@ -29,17 +32,22 @@ class FrameLog:
         """Log one encoded frame."""
         if self._file is None:
             return
-        if self._binary:
-            self._file.write(data)
-            return
-        now = time.time_ns() // 1000
-        self._file.write(f"{now}: Frame of {len(data)} bytes, {width}x{height}\n".encode())
-        if self._frames:
-            rows = (data[at : at + 16].hex(" ") for at in range(0, len(data), 16))
-            self._file.write("\n".join(rows).encode() + b"\n")
-        self._file.flush()
+        try:
+            self._file.write(data if self._binary else self._text(width, height, data))
+        except OSError as error:
+            log.warning("log file: %s; no more frames are logged", error.strerror)
+            self.close()
 
     def close(self) -> None:
-        """Write out what is left."""
+        """End the log."""
         if self._file is not None:
             self._file.close()
+            self._file = None
+
+    def _text(self, width: int, height: int, data: bytes) -> bytes:
+        now = time.time_ns() // 1000
+        text = f"{now}: Frame of {len(data)} bytes, {width}x{height}\n"
+        if self._frames:
+            rows = (data[at : at + 16].hex(" ") for at in range(0, len(data), 16))
+            text += "\n".join(rows) + "\n"
+        return text.encode()

@@ -14,6 +14,7 @@ _ORDER: Final = (
     Type.CAPABILITIES,
     Type.DEVICE_DISPLAY_INFO,
     Type.FORMAT,
+    Type.QUALITY_INDICATOR,
     Type.CURSOR_SET,
     Type.CURSOR_MOVE,
     Type.DATA,
@@ -39,14 +40,19 @@ class Outbox:
         """Let ``message`` wait, in place of an older one of its kind.
 
         A FORMAT also replaces the frame that waits: that one has the size of the old FORMAT.
+        Raises ValueError for a kind that guests do not send.
         """
+        if kind not in _ORDER:
+            raise ValueError(f"{kind.name} is not a guest's to send")
         if kind is Type.FORMAT:
             self._waiting.pop(Type.DATA, None)
         self._waiting[kind] = message
 
     def drop_waiting(self) -> None:
-        """Forget all but the message that was begun."""
-        self._waiting.clear()
+        """Forget the stream's messages, but not one that was begun, nor the answer to the host."""
+        for kind in _ORDER:
+            if kind is not Type.CAPABILITIES:
+                self._waiting.pop(kind, None)
 
     def peek(self) -> memoryview:
         """Return the bytes to be written next; empty when there is nothing to do."""

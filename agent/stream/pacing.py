@@ -79,7 +79,8 @@ class Pacing:
             self.wake_at = self.due
             return Step.NOTHING
         # On a steady beat while the screen keeps changing; from now on after a rest.
-        self.due = max(self.due, now - self.interval) + self.interval
+        is_on_beat = now - self.due < self.interval
+        self.due = (self.due if is_on_beat else now) + self.interval
         self.capturing = True
         self.changed = False
         return Step.CAPTURE

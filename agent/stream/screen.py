@@ -93,18 +93,22 @@ class Screen:
 
     def _run(self) -> None:
         try:
-            capture = self._open_capture()
+            self._serve()
         except DisplayError as error:
             self._post(self._listener.on_failed, error)
-            return
+        except Exception as error:
+            # A bug of ours. Without this thread nothing would ever be captured again.
+            self._post(self._listener.on_failed, DisplayError(f"internal error: {error!r}"))
+            raise
+
+    def _serve(self) -> None:
+        capture = self._open_capture()
         try:
             self._post(self._listener.on_opened, capture.describe())
             self._tell_availability(capture)
             while not self._closed:
                 self._tell(capture, capture.wait(self._wake.fileno()))
                 self._run_jobs(capture)
-        except DisplayError as error:
-            self._post(self._listener.on_failed, error)
         finally:
             capture.close()
 

@@ -207,7 +207,7 @@ class StreamSession:
         if self._is_streaming:
             self._is_streaming = False
             log.info("stopped: %s", self._totals.summary())
-            self._screen.call_nowait(Capture.end, lambda _: None)
+            self._screen.call_nowait(lambda capture: capture.end(), lambda _: None)
 
     def _give_up(self, reason: str) -> None:
         log.error("stopped streaming until the host asks again: %s", reason)

@@ -2,12 +2,15 @@
 
 import asyncio
 import contextlib
+import logging
 import queue
 import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from sessiond.errors import SessiondError
+from sessiond.errors import EncoderError, SessiondError
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -22,13 +25,19 @@ class Worker:
         self._thread.start()
 
     def call_nowait(self, job: Callable[[], T], done: Callable[[T | SessiondError], None]) -> None:
-        """Run ``job``; ``done`` gets its result, or its SessiondError, in the loop's thread."""
+        """Run ``job``; ``done`` gets its result, or its SessiondError, in the loop's thread.
+
+        Any other error of the job, which may be a plug-in's code, is handed over as EncoderError.
+        """
 
         def run() -> None:
             try:
                 result: T | SessiondError = job()
             except SessiondError as error:
                 result = error
+            except Exception as error:
+                log.debug("an encoder failed", exc_info=True)
+                result = EncoderError(f"{type(error).__name__}: {error}")
             with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending
                 self._loop.call_soon_threadsafe(done, result)
 

@@ -46,6 +46,7 @@ class Channel:
         self._poller = poller
         self._handler = handler
         self._heard = False
+        self._reads_soon = False
         self._closed = False
         self.is_blocked = False
         poller.watch(self._fd, self._on_events)
@@ -75,7 +76,7 @@ class Channel:
             self._port.fd.close()
 
     def _on_events(self, events: int) -> None:
-        if events & READABLE:
+        if events & READABLE and not self._reads_soon:
             self._read()
         if events & select.EPOLLOUT and self.is_blocked and not self._closed:
             self.is_blocked = False
@@ -98,7 +99,13 @@ class Channel:
                 return
             self._heard = True
             self._handler.on_bytes(data)
-        asyncio.get_running_loop().call_soon(self._read)
+        # Only one such call at a time, however many events a busy peer causes until then.
+        self._reads_soon = True
+        asyncio.get_running_loop().call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        self._reads_soon = False
+        self._read()
 
     def _lose(self, reason: str) -> None:
         if not self._closed:

@@ -128,7 +128,7 @@ class StartStop:
 
     def body(self) -> bytes:
         """Return the counted list."""
-        return bytes([len(self.codecs), *self.codecs])
+        return _pack(struct.Struct(f"<B{len(self.codecs)}B"), len(self.codecs), *self.codecs)
 
 
 @dataclass(frozen=True, slots=True)

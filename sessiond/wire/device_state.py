@@ -9,7 +9,7 @@ import enum
 from collections.abc import Iterator
 from typing import Final, assert_never
 
-from sessiond.errors import LocalProtocolError
+from sessiond.errors import LocalProtocolError, ProtocolError
 from sessiond.wire.buffer import Header, MessageBuffer
 from sessiond.wire.device import (
     Capabilities,
@@ -25,6 +25,7 @@ from sessiond.wire.device import (
     QualityIndicator,
     Role,
     StartStop,
+    Type,
     Unknown,
     check_from_guest,
     check_from_host,
@@ -116,23 +117,31 @@ class DeviceConnection:
         self.role = role
         self.state = State.INITIAL
         self.peer = Capabilities()
-        check = check_from_host if role is Role.GUEST else check_from_guest
+        self._own = Capabilities()  # what the peer was told of us
+        self._error: ProtocolError | None = None
+        check = check_from_host if role is Role.GUEST else self._check_from_guest
         self._buffer = MessageBuffer(check)
 
     def receive(self, data: bytes) -> Iterator[Message | Unknown]:
         """Yield the messages that ``data`` completes; none is lost before an error.
 
         A guest also gets Unknown for what it skipped, and nothing after NOTIFY_ERROR; a host
-        does not get the frames that it drops. Raises ProtocolError.
+        does not get the frames that it drops. Raises ProtocolError, and the same one ever after.
         """
+        if self._error:
+            raise self._error
         parse = self._from_host if self.role is Role.GUEST else self._from_guest
-        for header, body in self._buffer.feed(data):
-            message = parse(header, body)
-            if message is None:
-                continue
-            if isinstance(message, Capabilities):
-                self.peer = message
-            yield message
+        try:
+            for header, body in self._buffer.feed(data):
+                message = parse(header, body)
+                if message is None:
+                    continue
+                if isinstance(message, Capabilities):
+                    self.peer = message
+                yield message
+        except ProtocolError as error:
+            self._error = error
+            raise
 
     def send(self, message: Message) -> bytes:
         """Return the bytes of ``message`` and take note that it was sent.
@@ -149,8 +158,16 @@ class DeviceConnection:
         signal = _signal(message, from_host=is_from_host)
         if signal not in TRANSITIONS[self.state]:
             raise LocalProtocolError(f"{type(message).__name__} in state {self.state.name}")
+        packed = pack(message)
         self.state = TRANSITIONS[self.state][signal]
-        return pack(message)
+        if isinstance(message, Capabilities):
+            self._own = message
+        return packed
+
+    def _check_from_guest(self, header: Header) -> None:
+        check_from_guest(header)
+        if header.type == Type.QUALITY_INDICATOR and not self._own.quality_indicator:
+            raise ProtocolError("Invalid message type")  # as to a host that never heard of it
 
     def _from_host(self, header: Header, body: bytes) -> FromHost | Unknown | None:
         if self.state is State.FAILED:

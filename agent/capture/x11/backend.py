@@ -80,7 +80,11 @@ class X11Capture(Capture):
             self._damage.begin()
             self._cursor.begin()
             self._motion.begin()
-            self._display.flush()
+            # A new DAMAGE object reports the whole window at once, which is no news: the first
+            # grab follows, and takes with it what was drawn until then.
+            self._display.sync()
+            self._read_events()
+            self._changes &= ~Changes.PICTURE
 
     def end(self) -> None:
         with _lost_display(self._display):
@@ -108,7 +112,9 @@ class X11Capture(Capture):
                 width, height = self._size
                 try:
                     pixels = self._sources[slot].grab(self._size)
-                except error.BadMatch:  # the root window has become smaller
+                except error.BadMatch as refusal:  # the root window has become smaller
+                    # python-xlib keeps it in a cycle: its traceback would hold our pixels, too.
+                    refusal.__traceback__ = None
                     geometry = self._root.get_geometry()
                     self._size = (geometry.width, geometry.height)
                     continue
@@ -145,6 +151,7 @@ class X11Capture(Capture):
             self._display.close()
         except (error.ConnectionClosedError, OSError) as problem:
             log.debug("closing the display: %s", problem)
+        self._sources.clear()  # their memory goes with the last frame that somebody still holds
 
     def _read_events(self) -> None:
         while self._display.pending_events():

@@ -23,7 +23,7 @@ def open_display(name: str) -> Display:
         raise DisplayError("no display: neither --display nor $DISPLAY says which")
     try:
         display = Display(shown)
-    except error.DisplayNameError as problem:
+    except (error.DisplayNameError, OverflowError) as problem:  # the latter: :65000 as a TCP port
         raise DisplayError(f"display {shown!r} is not a display name, such as :0") from problem
     except (error.DisplayError, error.ConnectionClosedError, error.XauthError) as problem:
         raise DisplayError(f"display {shown} cannot be opened: {_reason(problem)}") from problem

@@ -1,0 +1,136 @@
+"""JPEG pictures of frames."""
+
+import io
+import random
+
+import pytest
+from PIL import Image
+
+from agent.capture.base import Frame
+from agent.encode import jpeg
+from agent.encode.jpeg import JpegEncoder
+from sessiond.errors import EncoderError
+
+COLOURS = {
+    "red": (255, 0, 0),
+    "green": (0, 255, 0),
+    "blue": (0, 0, 255),
+    "white": (255, 255, 255),
+    "black": (0, 0, 0),
+    "orange": (255, 128, 0),
+}
+
+
+def frame_of(picture: Image.Image, stride: int = 0) -> Frame:
+    """Make a frame whose padding bytes and row ends are not black, as in real memory."""
+    width, height = picture.size
+    stride = stride or 4 * width
+    rows = picture.tobytes("raw", "BGRX")
+    pixels = bytearray(b"\xa5" * (stride * height))
+    for row in range(height):
+        pixels[row * stride : row * stride + 4 * width] = rows[4 * width * row :][: 4 * width]
+    pixels[3::4] = b"\x5a" * len(pixels[3::4])
+    return Frame(width, height, stride, memoryview(pixels), 0)
+
+
+def noise(width: int, height: int) -> Image.Image:
+    pixels = random.Random(width * height).randbytes(3 * width * height)
+    return Image.frombytes("RGB", (width, height), pixels)
+
+
+def desktop(width: int, height: int) -> Image.Image:
+    """Make a picture of surfaces and edges."""
+    picture = Image.new("RGB", (width, height), (58, 110, 165))
+    picture.paste((236, 233, 216), (width // 8, height // 8, width * 7 // 8, height * 7 // 8))
+    picture.paste(noise(max(1, width // 9), max(1, height // 9)), (width // 3, height // 3))
+    return picture
+
+
+def plain(frame: Frame, quality: int) -> bytes:
+    """Encode as everybody does: by a conversion to RGB."""
+    size = (frame.width, frame.height)
+    picture = Image.frombuffer("RGB", size, bytes(frame.pixels), "raw", "BGRX", frame.stride, 1)
+    output = io.BytesIO()
+    picture.save(output, "JPEG", quality=quality, subsampling=2)
+    return output.getvalue()
+
+
+def channels(picture: Image.Image, place: tuple[int, int]) -> tuple[int, ...]:
+    pixel = picture.getpixel(place)
+    assert isinstance(pixel, tuple)
+    return pixel
+
+
+def decoded(data: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(data)) as picture:
+        assert picture.format == "JPEG"
+        picture.load()
+        return picture.convert("RGB")
+
+
+@pytest.mark.parametrize("colour", COLOURS.values(), ids=COLOURS)
+def test_colours(colour: tuple[int, int, int]) -> None:
+    picture = Image.new("RGB", (32, 32), colour)
+    found = decoded(JpegEncoder({"quality": 95}).encode(frame_of(picture)))
+    pairs = zip(picture.tobytes(), found.tobytes(), strict=True)
+    assert max(abs(one - other) for one, other in pairs) <= 3
+
+
+def test_places() -> None:
+    picture = Image.new("RGB", (64, 64))
+    for at, name in (((0, 0), "red"), ((32, 0), "green"), ((0, 32), "blue"), ((32, 32), "white")):
+        picture.paste(COLOURS[name], (*at, at[0] + 32, at[1] + 32))
+    found = decoded(JpegEncoder({"quality": 95}).encode(frame_of(picture)))
+    for place in ((16, 16), (48, 16), (16, 48), (48, 48)):  # colours run at the edges: 4:2:0
+        pair = zip(channels(found, place), channels(picture, place), strict=True)
+        assert max(abs(one - other) for one, other in pair) <= 3
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (17, 33), (1919, 1079)])
+@pytest.mark.parametrize("padding", [0, 4, 60])
+def test_same_bytes_as_the_plain_way(size: tuple[int, int], padding: int) -> None:
+    frame = frame_of(desktop(*size), 4 * size[0] + padding)
+    data = JpegEncoder({"quality": 80}).encode(frame)
+    assert data == plain(frame, 80)
+    assert decoded(data).size == size
+
+
+def test_memory_is_left_as_it_was() -> None:
+    frame = frame_of(desktop(40, 30))
+    before = bytes(frame.pixels)
+    JpegEncoder({"quality": 80}).encode(frame)
+    assert bytes(frame.pixels) == before
+
+
+def test_quality_costs_bytes() -> None:
+    frame = frame_of(desktop(320, 200))
+    sizes = [len(JpegEncoder({"quality": q}).encode(frame)) for q in (1, 20, 50, 80, 95, 100)]
+    assert sizes == sorted(set(sizes))
+
+
+def test_too_large_a_frame_lowers_the_quality(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    frame = frame_of(noise(64, 64))
+    limit = len(plain(frame, 60))
+    monkeypatch.setattr(jpeg, "MAX_FRAME", limit)
+    encoder = JpegEncoder({"quality": 90})
+    assert encoder.encode(frame) == plain(frame, 60)
+    assert [message.split(": ")[1] for message in caplog.messages] == [
+        "quality is 75 from now on",
+        "quality is 60 from now on",
+    ]
+    assert encoder.encode(frame) == plain(frame, 60)
+    assert len(caplog.messages) == 2
+
+
+def test_frame_that_fits_at_no_quality(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jpeg, "MAX_FRAME", 100)
+    with pytest.raises(EncoderError, match=r"^a frame of \d+ bytes is over the host's 100$"):
+        JpegEncoder({"quality": 80}).encode(frame_of(noise(16, 16)))
+
+
+def test_frame_too_large_for_jpeg() -> None:
+    frame = Frame(70000, 1, 280000, memoryview(bytes(280000)), 0)
+    with pytest.raises(EncoderError, match=r"^JPEG of 70000x1: [^\n]*$"):
+        JpegEncoder({"quality": 80}).encode(frame)

@@ -1,0 +1,322 @@
+"""Frames on their way through two threads, with a display that a test draws on."""
+
+import threading
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import ClassVar
+
+from agent.capture.base import Changes, Frame
+from agent.encode.base import Encoder, IntOption
+from agent.stream.pipeline import Pipeline
+from agent.stream.screen import Screen
+from sessiond.errors import EncoderError
+from sessiond.wire.device import Codec
+from tests.agent.scripted import Listener, ScriptedCapture, settled
+from tests.fixtures.loop import Signal, in_loop, turns
+
+
+class ShadeEncoder(Encoder):
+    """Makes one byte of a frame: its shade; ``gate`` holds it up, ``fail`` breaks it."""
+
+    name: ClassVar = "shade"
+    codec: ClassVar = Codec.MJPEG
+    rank: ClassVar = 1
+    options: ClassVar[Mapping[str, IntOption]] = {}
+
+    def __init__(self, options: Mapping[str, int] | None = None) -> None:
+        assert not options
+        self.gate = threading.Event()
+        self.gate.set()
+        self.begun = threading.Semaphore(0)
+        self.fail = False
+        self._busy = threading.Lock()
+
+    def encode(self, frame: Frame) -> bytes:
+        assert self._busy.acquire(blocking=False), "two frames at once"
+        try:
+            before = bytes(frame.pixels)
+            self.begun.release()
+            self.gate.wait()
+            if self.fail:
+                raise EncoderError("no film")
+            assert bytes(frame.pixels) == before, "the slot was grabbed again"
+            return before[:1]
+        finally:
+            self._busy.release()
+
+
+class Rig:
+    """A pipeline between a scripted display and a test that takes its frames."""
+
+    def __init__(self, screen: Screen, capture: ScriptedCapture, listener: Listener) -> None:
+        self.screen = screen
+        self.capture = capture
+        self.encoder = ShadeEncoder()
+        self.sent: list[int] = []
+        self.failed: list[str] = []
+        self.in_flight = 0
+        self.sends_at_once = True
+        self._signal = Signal()
+        self.pipeline = Pipeline(screen, framerate=100, send=self._send, fail=self._fail)
+        listener.changed = self.pipeline.on_changed
+
+    async def frames(self, *shades: int) -> None:
+        """Wait until as many frames as SHADES were sent, and see that they are these."""
+        await self._signal.until(lambda: len(self.sent) >= len(shades))
+        assert self.sent == list(shades)
+
+    async def until_failed(self) -> None:
+        await self._signal.until(lambda: bool(self.failed))
+
+    async def until_shown(self, shade: int) -> None:
+        await self._signal.until(lambda: self.sent[-1:] == [shade])
+
+    async def quiet(self) -> None:
+        """Let both threads do what they were asked; nothing but time can wake them then."""
+        for _ in range(4):
+            await settled(self.screen)
+            done = Signal()
+            ended = list[object]()
+
+            def end(value: object, ended: list[object] = ended, done: Signal = done) -> None:
+                ended.append(value)
+                done.happened()
+
+            self.pipeline._worker.call_nowait(lambda: None, end)
+            await done.until(lambda ended=ended: bool(ended))  # type: ignore[misc]
+            await turns(3)
+
+    def finish(self) -> None:
+        """Let the frame that is being sent be gone."""
+        assert self.in_flight
+        self.in_flight -= 1
+        self.pipeline.on_sent()
+
+    def _send(self, encoder: Encoder, frame: Frame, data: bytes) -> None:
+        assert encoder is self.encoder
+        assert (frame.width, frame.height) == self.capture.size_now
+        assert not self.in_flight
+        self.sent.append(data[0])
+        self.in_flight += 1
+        if self.sends_at_once:
+            self.finish()
+        self._signal.happened()
+
+    def _fail(self, reason: str) -> None:
+        self.failed.append(reason)
+        self._signal.happened()
+
+
+@asynccontextmanager
+async def rigged() -> AsyncIterator[Rig]:
+    capture, listener = ScriptedCapture(), Listener()
+    screen = Screen(lambda: capture, listener)
+    screen.start()
+    rig = Rig(screen, capture, listener)
+    try:
+        yield rig
+    finally:
+        rig.encoder.gate.set()
+        capture.gate.set()
+        rig.pipeline.close()
+        screen.close(10)
+
+
+@in_loop
+async def test_first_frame_without_a_change() -> None:
+    async with rigged() as rig:
+        rig.pipeline.start(rig.encoder)
+        await rig.frames(0)
+        await rig.quiet()
+        assert rig.capture.grabs == 1
+        assert rig.pipeline._timer is None
+
+
+@in_loop
+async def test_each_change_is_shown() -> None:
+    async with rigged() as rig:
+        rig.pipeline.start(rig.encoder)
+        await rig.frames(0)
+        for shade in (1, 2, 3):
+            rig.capture.draw()
+            await rig.frames(*range(shade + 1))
+
+
+@in_loop
+async def test_nothing_is_captured_while_a_frame_is_sent() -> None:
+    async with rigged() as rig:
+        rig.sends_at_once = False
+        rig.pipeline.start(rig.encoder)
+        await rig.frames(0)
+        for _ in range(5):
+            rig.capture.draw()
+            await rig.quiet()
+        assert rig.capture.grabs == 1
+        rig.finish()
+        await rig.frames(0, 5)
+        await rig.quiet()
+        assert rig.capture.grabs == 2
+
+
+@in_loop
+async def test_next_is_captured_while_the_last_is_encoded() -> None:
+    async with rigged() as rig:
+        rig.encoder.gate.clear()
+        rig.pipeline.start(rig.encoder)
+        rig.capture.draw()
+        while rig.capture.grabs < 2:
+            await settled(rig.screen)
+        for _ in range(3):
+            rig.capture.draw()
+            await settled(rig.screen)
+        await turns(3)
+        assert rig.capture.grabs == 2  # there are two slots, and both are taken
+        rig.encoder.gate.set()
+        await rig.until_shown(4)
+
+
+@in_loop
+async def test_stopped_while_encoding() -> None:
+    async with rigged() as rig:
+        rig.encoder.gate.clear()
+        rig.pipeline.start(rig.encoder)
+        await settled(rig.screen)
+        await turns(3)
+        assert rig.encoder.begun.acquire(timeout=10)
+        rig.pipeline.stop()
+        rig.capture.draw()
+        rig.encoder.gate.set()
+        await rig.quiet()
+        assert (rig.sent, rig.capture.grabs) == ([], 1)
+
+
+@in_loop
+async def test_stopped_while_capturing() -> None:
+    async with rigged() as rig:
+        rig.capture.gate.clear()
+        rig.pipeline.start(rig.encoder)
+        rig.pipeline.stop()
+        rig.capture.gate.set()
+        await rig.quiet()
+        assert rig.sent == []
+        assert rig.pipeline._free_slots == {0, 1}
+
+
+@in_loop
+async def test_frame_of_an_earlier_stream_is_not_sent() -> None:
+    async with rigged() as rig:
+        rig.encoder.gate.clear()
+        rig.pipeline.start(rig.encoder)
+        await settled(rig.screen)
+        await turns(3)
+        assert rig.encoder.begun.acquire(timeout=10)
+        rig.capture.shade = 9
+        rig.pipeline.start(rig.encoder)
+        rig.encoder.gate.set()
+        await rig.frames(9)
+        await rig.quiet()
+        assert rig.sent == [9]
+        assert rig.pipeline._free_slots == {0, 1}
+
+
+@in_loop
+async def test_many_starts_leak_no_slot() -> None:
+    async with rigged() as rig:
+        for _ in range(50):
+            rig.pipeline.start(rig.encoder)
+            await turns(1)
+        rig.capture.draw()
+        await rig.until_shown(1)
+        rig.pipeline.stop()
+        await rig.quiet()
+        assert rig.pipeline._free_slots == {0, 1}
+
+
+@in_loop
+async def test_encoder_that_fails_ends_the_stream() -> None:
+    async with rigged() as rig:
+        rig.encoder.fail = True
+        rig.pipeline.start(rig.encoder)
+        await rig.until_failed()
+        rig.capture.draw()
+        await rig.quiet()
+        assert (rig.failed, rig.sent, rig.capture.grabs) == (["no film"], [], 1)
+        rig.encoder.fail = False
+        rig.pipeline.start(rig.encoder)
+        await rig.frames(1)
+
+
+@in_loop
+async def test_failure_of_a_stopped_stream_is_nobodys() -> None:
+    async with rigged() as rig:
+        rig.encoder.gate.clear()
+        rig.encoder.fail = True
+        rig.pipeline.start(rig.encoder)
+        await settled(rig.screen)
+        await turns(3)
+        assert rig.encoder.begun.acquire(timeout=10)
+        rig.pipeline.stop()
+        rig.encoder.gate.set()
+        await rig.quiet()
+        assert rig.failed == []
+
+
+@in_loop
+async def test_nothing_to_capture_until_there_is() -> None:
+    async with rigged() as rig:
+        rig.capture.reason = "away"
+        rig.pipeline.start(rig.encoder)
+        await rig.quiet()
+        assert rig.sent == []
+        rig.capture.reason = ""
+        rig.capture.tell(Changes.PICTURE | Changes.AVAILABLE)
+        await rig.frames(0)
+
+
+@in_loop
+async def test_stale_frame_is_captured_anew() -> None:
+    async with rigged() as rig:
+        rig.sends_at_once = False
+        rig.encoder.gate.clear()
+        rig.pipeline.start(rig.encoder)
+        while rig.capture.grabs < 1:
+            await settled(rig.screen)
+        rig.capture.draw()
+        while rig.capture.grabs < 2:
+            await settled(rig.screen)
+        rig.encoder.gate.set()
+        await rig.frames(0)
+        rig.capture.draw()
+        await rig.quiet()
+        captured_at = rig.pipeline._pacing.captured_at
+        assert captured_at is not None
+        rig.pipeline._pacing.captured_at = captured_at - 1  # as if it had waited for a second
+        rig.finish()
+        await rig.until_shown(2)
+        assert rig.sent == [0, 2]
+
+
+@in_loop
+async def test_last_change_is_shown_whatever_came_before() -> None:
+    async with rigged() as rig:
+        rig.pipeline.start(rig.encoder)
+        for shade in range(1, 201):
+            rig.capture.draw()
+            if shade % 7 == 0:
+                await turns(shade % 5)
+        await rig.until_shown(200)
+        await rig.quiet()
+        assert rig.sent == sorted(rig.sent)
+        assert rig.pipeline._free_slots == {0, 1}
+
+
+@in_loop
+async def test_close_ends_the_thread() -> None:
+    async with rigged() as rig:
+        rig.pipeline.start(rig.encoder)
+        rig.pipeline.close()
+        rig.pipeline._worker._thread.join(10)
+        assert not rig.pipeline._worker._thread.is_alive()
+        rig.capture.draw()
+        await settled(rig.screen)
+        assert rig.sent == []

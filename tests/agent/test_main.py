@@ -1,0 +1,118 @@
+"""The program: what it says and its exit status."""
+
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.__main__ import main
+from sessiond.wire.device import Capabilities, Data, Role, StartStop
+from sessiond.wire.device_state import DeviceConnection
+from tests.fixtures.processes import wait_process
+
+ROOT = Path(__file__).parents[2]
+PATTERN = ["stream", "--capture", "pattern"]
+
+
+@pytest.fixture
+def listener(tmp_path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(tmp_path / "port"))
+        sock.listen()
+        sock.settimeout(10)
+        yield sock
+
+
+@pytest.mark.parametrize(
+    ("argv", "status", "complaint"),
+    [
+        ([], 2, "the following arguments are required: COMMAND"),
+        (["stream", "-c", "speed=1"], 2, "there is no 'speed'"),
+        (["stream", "-l", "/nonexistent/log"], 2, "log file /nonexistent/log cannot be written"),
+        ([*PATTERN, "-p", "/nonexistent"], 1, "port /nonexistent is missing: no such file"),
+        ([*PATTERN, "-p", "/dev"], 1, "port /dev is neither"),
+        ([*PATTERN, "-p", "/dev/null", "--display", "0x0"], 1, "pattern '0x0' is empty"),
+    ],
+)
+def test_one_line_and_a_status(
+    argv: list[str], status: int, complaint: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert main(argv) == status
+    errors = [r for r in caplog.records if r.levelname == "ERROR"]
+    assert [r.message.count("\n") for r in errors] == [0]
+    assert complaint in errors[0].message
+    assert errors[0].exc_info is None
+
+
+def start(*argv: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "agent", *argv], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+
+
+def until_frame(sock: socket.socket) -> None:
+    """Be a host that wants a stream until a frame has come."""
+    host = DeviceConnection(Role.HOST)
+    sock.settimeout(10)
+    sock.sendall(host.send(Capabilities()) + host.send(StartStop((1,))))
+    while not any(isinstance(m, Data) for m in host.receive(sock.recv(1 << 16))):
+        pass
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_end_while_streaming(listener: socket.socket, number: signal.Signals) -> None:
+    port: str = listener.getsockname()
+    with start(*PATTERN, "--port", port, "--display", "64x48@50") as agent:
+        sock, _ = listener.accept()
+        with sock:
+            until_frame(sock)
+            agent.send_signal(number)
+            assert wait_process(agent, 10)
+            assert agent.wait() == 0
+            while sock.recv(1 << 16):
+                pass  # what was under way, and then the end
+        assert agent.stderr
+        said = agent.stderr.read().splitlines()
+    assert f"spice-session-agent: port {port} is open; waiting for the host" in said
+    assert not [line for line in said if "Traceback" in line]
+
+
+def test_host_that_is_lost_is_tried_again(listener: socket.socket) -> None:
+    with start(*PATTERN, "--port", listener.getsockname(), "--display", "64x48") as agent:
+        for _ in range(2):
+            sock, _ = listener.accept()
+            with sock:
+                until_frame(sock)
+        sock, _ = listener.accept()
+        with sock:
+            agent.terminate()
+            assert wait_process(agent, 10)
+            assert agent.wait() == 0
+
+
+def test_wrong_command_line_without_a_traceback() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "agent", "stream", "--fast"],
+        cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == (
+        "spice-session-agent: unrecognized arguments: --fast; see spice-session-agent --help\n"
+    )
+
+
+def test_stalled_port_does_not_keep_it_from_ending(listener: socket.socket) -> None:
+    with start(*PATTERN, "--port", listener.getsockname(), "--display", "2000x1000@50") as agent:
+        sock, _ = listener.accept()
+        with sock:
+            until_frame(sock)
+            # Nobody reads any more; full, when what can be read stays the same.
+            assert select.select([sock], [], [], 10)[0]
+            agent.terminate()
+            assert wait_process(agent, 10)
+            assert agent.wait() == 0
