@@ -11,7 +11,7 @@
  *
  * Commands: quit | kick-guest | freeze | thaw | inject HEX
  * Events:   ready, guest-connected, guest-refused, guest-closed, client-connected,
- *           client-disconnected, to-guest, frozen, thawed, injected, bad-command
+ *           client-disconnected, to-guest, from-guest, frozen, thawed, injected, bad-command
  */
 
 #define _GNU_SOURCE
@@ -85,6 +85,10 @@ static struct {
     int drain_quiet;
     bool frozen;
     uint64_t bytes_read;
+    /* How far the message that the server is reading has come: stream-device.h, StreamDevHeader. */
+    uint8_t header[8];
+    size_t header_read;
+    uint32_t body_left;
 } host = {
     .spice_listener = -1, .socket_listener = -1, .pty_master = -1, .pty_inotify = -1, .fd = -1,
 };
@@ -308,6 +312,37 @@ static int port_write(SpiceCharDeviceInstance *sin G_GNUC_UNUSED, const uint8_t 
     return n;
 }
 
+static uint32_t header_size(void)
+{
+    return host.header[4] | host.header[5] << 8 | host.header[6] << 16
+           | (uint32_t)host.header[7] << 24;
+}
+
+/* Tell of every message whose last byte is among the LEN bytes at BUF, which the server reads now. */
+static void follow_messages(const uint8_t *buf, size_t len)
+{
+    while (len > 0) {
+        size_t n = sizeof(host.header) - host.header_read;
+
+        if (n > 0) {
+            n = MIN(n, len);
+            memcpy(host.header + host.header_read, buf, n);
+            host.header_read += n;
+            host.body_left = host.header_read == sizeof(host.header) ? header_size() : 0;
+        } else {
+            n = MIN(host.body_left, len);
+            host.body_left -= n;
+        }
+        buf += n;
+        len -= n;
+        if (host.header_read == sizeof(host.header) && host.body_left == 0) {
+            emit("from-guest", ",\"type\":%d,\"size\":%" G_GUINT32_FORMAT,
+                 host.header[2] | host.header[3] << 8, header_size());
+            host.header_read = 0;
+        }
+    }
+}
+
 static int port_read(SpiceCharDeviceInstance *sin G_GNUC_UNUSED, uint8_t *buf, int len)
 {
     ssize_t n;
@@ -318,6 +353,7 @@ static int port_read(SpiceCharDeviceInstance *sin G_GNUC_UNUSED, uint8_t *buf, i
     n = read(host.fd, buf, len);
     if (n > 0) {
         host.bytes_read += n;
+        follow_messages(buf, n);
     } else if (n == 0 || (errno != EAGAIN && errno != EINTR)) {
         host.saw_eof = true; /* a pty's master gives EIO, a reset socket ECONNRESET */
     }
@@ -406,6 +442,7 @@ static void guest_opened(enum transport transport, int fd)
     host.opening++;
     host.saw_eof = false;
     host.bytes_read = 0;
+    host.header_read = 0;
     watch_guest(host.frozen ? 0 : G_IO_IN);
     emit("guest-connected", ",\"transport\":\"%s\"", transport_names[transport]);
     spice_server_port_event(&port, SPICE_PORT_EVENT_OPENED);

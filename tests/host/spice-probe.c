@@ -6,7 +6,7 @@
  * draws nothing and sends no input. Events go to stdout as JSON lines with the CLOCK_MONOTONIC
  * time "t" in seconds, commands come from stdin, all logs go to stderr.
  *
- * Commands: shot PATH (binary PPM of display channel 0) | cursor PATH (PAM, RGB_ALPHA) | quit
+ * Commands: shot PATH (binary PPM of the display) | cursor PATH (PAM, RGB_ALPHA) | quit
  * Events:   connected, disconnected, channel, mouse-mode, primary-create, primary-destroy, mark,
  *           invalidate, streaming, cursor-set, cursor-move, cursor-hide, cursor-reset,
  *           shot, shot-failed, cursor, cursor-failed, bad-command
@@ -31,16 +31,23 @@
 #include <glib.h>
 #include <spice-client.h>
 
+/* How many pixels --sample reads at most. */
+#define SAMPLE_LIMIT 64
 /* How many bytes of a cursor image a cursor-set event shows in hex; the rest is in its hash. */
 #define CURSOR_SHOWN_BYTES 64
 
 static struct {
     char *uri;
+    int display_id; /* which display channel "shot" saves */
+    /* Which pixels an invalidate event shows; none without a step and a count. */
+    struct {
+        int x, y, step, count;
+    } sample;
 
     GMainLoop *loop;
     FILE *events;
     SpiceSession *session;
-    SpiceChannel *display; /* display channel 0 once it is there; the session owns it */
+    SpiceChannel *display; /* that channel once it is there; the session owns it */
     bool connected;
     bool ended;
     int exit_status;
@@ -194,11 +201,37 @@ static void primary_destroy(SpiceChannel *channel, gpointer data G_GNUC_UNUSED)
     emit("primary-destroy", ",\"channel\":%d", channel_id(channel));
 }
 
+/* Write a digit for each pixel of the sample to BITS: 1 if it is bright, 0 if it is dark, as the
+ * surface shows it now; the empty string without a sample or where the surface is too small. */
+static void sample_pixels(SpiceChannel *channel, char bits[SAMPLE_LIMIT + 1])
+{
+    int last = probe.sample.x + probe.sample.step * (probe.sample.count - 1);
+    SpiceDisplayPrimary primary;
+
+    bits[0] = '\0';
+    if (probe.sample.count == 0 || !spice_display_channel_get_primary(channel, 0, &primary)
+        || primary.format != SPICE_SURFACE_FMT_32_xRGB || last >= primary.width
+        || probe.sample.y >= primary.height) {
+        return;
+    }
+    for (int i = 0; i < probe.sample.count; i++) {
+        int x = probe.sample.x + i * probe.sample.step;
+        const uint8_t *pixel = primary.data + (ssize_t)probe.sample.y * primary.stride + 4 * x;
+
+        bits[i] = pixel[1] >= 128 ? '1' : '0'; /* green */
+    }
+    bits[probe.sample.count] = '\0';
+}
+
 static void invalidate(SpiceChannel *channel, gint x, gint y, gint width, gint height,
                        gpointer data G_GNUC_UNUSED)
 {
-    emit("invalidate", ",\"channel\":%d,\"x\":%d,\"y\":%d,\"w\":%d,\"h\":%d", channel_id(channel), x,
-         y, width, height);
+    char bits[SAMPLE_LIMIT + 1];
+
+    sample_pixels(channel, bits);
+    emit("invalidate",
+         ",\"channel\":%d,\"x\":%d,\"y\":%d,\"w\":%d,\"h\":%d,\"bits\":\"%s\"",
+         channel_id(channel), x, y, width, height, bits);
 }
 
 static void mark(SpiceChannel *channel, gint on, gpointer data G_GNUC_UNUSED)
@@ -325,7 +358,7 @@ static void write_cursor(const char *path)
 
 static void display_channel_new(SpiceChannel *channel)
 {
-    if (channel_id(channel) == 0) {
+    if (channel_id(channel) == probe.display_id) {
         probe.display = channel;
         g_object_add_weak_pointer(G_OBJECT(channel), (gpointer *)&probe.display);
     }
@@ -448,11 +481,27 @@ static void die_with_parent(void)
     }
 }
 
+static void parse_sample(const char *text)
+{
+    if (sscanf(text, "%d,%d,%d,%d", &probe.sample.x, &probe.sample.y, &probe.sample.step,
+               &probe.sample.count) != 4
+        || probe.sample.x < 0 || probe.sample.y < 0 || probe.sample.step < 1
+        || probe.sample.count < 1 || probe.sample.count > SAMPLE_LIMIT) {
+        die("--sample is not X,Y,STEP,COUNT with at most %d pixels", SAMPLE_LIMIT);
+    }
+}
+
 static void parse_options(int argc, char **argv)
 {
+    g_autofree char *sample = NULL;
     const GOptionEntry entries[] = {
         { "uri", 0, 0, G_OPTION_ARG_STRING, &probe.uri, "the server, as in spice://127.0.0.1:5900",
           "URI" },
+        { "display", 0, 0, G_OPTION_ARG_INT, &probe.display_id,
+          "the display channel that shot saves (0)", "ID" },
+        { "sample", 0, 0, G_OPTION_ARG_STRING, &sample,
+          "show COUNT pixels with each update, as bits, from X,Y to the right",
+          "X,Y,STEP,COUNT" },
         { 0 },
     };
     g_autoptr(GOptionContext) context = g_option_context_new("- a SPICE client for tests");
@@ -464,6 +513,9 @@ static void parse_options(int argc, char **argv)
     }
     if (probe.uri == NULL) {
         die("need --uri");
+    }
+    if (sample != NULL) {
+        parse_sample(sample);
     }
 }
 
