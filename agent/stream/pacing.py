@@ -3,6 +3,10 @@
 Frames go through three stages: captured, encoded, sent. The next frame is captured while the
 last is being encoded, and no frame is encoded before the one ahead of it has left, so that never
 more than one encoded frame exists. While the host takes nothing, nothing is captured either.
+
+A client drops a frame whose time comes while it still decodes the one before (spice-gtk does), and
+nothing replaces it until the screen changes again. So after a frame that the host took slowly,
+whose last bytes may have arrived just now, the next one keeps the distance of an interval.
 """
 
 import enum
@@ -29,58 +33,61 @@ class Pacing:
     active: bool = False
     changed: bool = False  # the screen differs from what was captured last
     capturing: bool = False
-    captured_at: float | None = None  # when the frame that waits for the encoder was captured
+    captured: bool = False  # a frame waits for the encoder
     encoding: bool = False
-    sending: bool = False
+    sending_since: float | None = None
     due: float = 0.0
+    rest_until: float = 0.0  # after a frame that was sent slowly
     wake_at: float | None = None
 
     def start(self) -> None:
         """Begin a stream: the whole screen is news, at once."""
         self.active = self.changed = True
         self.due = 0.0
-        self.captured_at = None
+        self.captured = False
 
     def stop(self) -> None:
         """End the stream. What is being captured or encoded comes to its end, for nobody."""
-        self.active = False
-        self.captured_at = None
+        self.active = self.captured = False
 
-    def on_captured(self, now: float, *, usable: bool) -> None:
+    def on_captured(self, *, usable: bool) -> None:
         """The capture is done; not usable if the stream was stopped or the screen is away."""
         self.capturing = False
-        if usable and self.active:
-            self.captured_at = now
+        self.captured = usable and self.active
 
-    def on_encoded(self, *, usable: bool) -> None:
+    def on_encoded(self, now: float, *, usable: bool) -> None:
         """The encoder is free; the frame goes out now, if it is usable."""
         self.encoding = False
         if usable:
-            self.sending = True
+            self.sending_since = now
 
     def on_sent(self, now: float) -> None:
-        """The frame has left. One that waited too long behind it is out of date."""
-        self.sending = False
-        if self.captured_at is not None and self.changed and now - self.captured_at > self.interval:
-            self.captured_at = None
+        """The frame has left. If that took long, what waits behind it may be out of date."""
+        since, self.sending_since = self.sending_since, None
+        if since is not None and now - since > self.interval:
+            self.rest_until = now + self.interval
+            self.captured = self.captured and not self.changed
 
     def step(self, now: float) -> Step:
         """Return what to do at ``now``; call again until it is NOTHING."""
         self.wake_at = None
-        if not self.active:
+        if not self.active or self.sending_since is not None:
             return Step.NOTHING
-        if self.captured_at is not None and not self.encoding and not self.sending:
-            self.captured_at = None
-            self.encoding = True
-            return Step.ENCODE
-        if not self.changed or self.capturing or self.captured_at is not None or self.sending:
+        if self.captured and not self.encoding:
+            return self._not_before(self.rest_until, now, Step.ENCODE)
+        if not self.changed or self.capturing or self.captured:
             return Step.NOTHING
-        if now < self.due:
-            self.wake_at = self.due
+        return self._not_before(max(self.due, self.rest_until), now, Step.CAPTURE)
+
+    def _not_before(self, earliest: float, now: float, step: Step) -> Step:
+        if now < earliest:
+            self.wake_at = earliest
             return Step.NOTHING
-        # On a steady beat while the screen keeps changing; from now on after a rest.
-        is_on_beat = now - self.due < self.interval
-        self.due = (self.due if is_on_beat else now) + self.interval
-        self.capturing = True
-        self.changed = False
-        return Step.CAPTURE
+        if step is Step.ENCODE:
+            self.captured, self.encoding = False, True
+        else:
+            # On a steady beat while the screen keeps changing; from now on after a rest.
+            is_on_beat = now - self.due < self.interval
+            self.due = (self.due if is_on_beat else now) + self.interval
+            self.capturing, self.changed = True, False
+        return step

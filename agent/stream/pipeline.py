@@ -67,7 +67,7 @@ class Pipeline:
     def on_sent(self) -> None:
         """The frame has left, or will never."""
         self._pacing.on_sent(self._loop.time())
-        if self._pacing.captured_at is None:
+        if not self._pacing.captured:
             self._drop_captured()
         self._go()
 
@@ -96,7 +96,7 @@ class Pipeline:
 
         def done(frame: Frame | None) -> None:
             usable = frame is not None and stream == self._stream
-            self._pacing.on_captured(self._loop.time(), usable=usable)
+            self._pacing.on_captured(usable=usable)
             if usable:
                 self._captured = frame
             else:
@@ -114,7 +114,7 @@ class Pipeline:
         def done(result: bytes | SessiondError) -> None:
             self._free_slots.add(frame.slot)
             usable = stream == self._stream and not isinstance(result, SessiondError)
-            self._pacing.on_encoded(usable=usable)
+            self._pacing.on_encoded(self._loop.time(), usable=usable)
             if not isinstance(result, SessiondError) and usable:
                 self._send(encoder, frame, result)
             elif isinstance(result, SessiondError) and stream == self._stream:

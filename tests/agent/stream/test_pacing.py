@@ -26,10 +26,10 @@ EVENTS: dict[str, Callable[[Pacing, float], None]] = {
     "start": lambda pacing, _: pacing.start(),
     "stop": lambda pacing, _: pacing.stop(),
     "changed": lambda pacing, _: setattr(pacing, "changed", True),
-    "captured": lambda pacing, now: pacing.on_captured(now, usable=True),
-    "unusable": lambda pacing, now: pacing.on_captured(now, usable=False),
-    "encoded": lambda pacing, _: pacing.on_encoded(usable=True),
-    "failed": lambda pacing, _: pacing.on_encoded(usable=False),
+    "captured": lambda pacing, _: pacing.on_captured(usable=True),
+    "unusable": lambda pacing, _: pacing.on_captured(usable=False),
+    "encoded": lambda pacing, now: pacing.on_encoded(now, usable=True),
+    "failed": lambda pacing, now: pacing.on_encoded(now, usable=False),
     "sent": lambda pacing, now: pacing.on_sent(now),
     "time": lambda _pacing, _now: None,
 }
@@ -74,7 +74,9 @@ STORIES: dict[str, Story] = {
         (1, "encoded", []),
         (20, "changed", []),
         (90, "time", []),
-        (91, "sent", [CAPTURE]),
+        (91, "sent", []),
+        (100, "time", []),
+        (101, "time", [CAPTURE]),
     ],
     "what waited too long is captured anew if it changed": [
         (0, "start", [CAPTURE]),
@@ -83,7 +85,8 @@ STORIES: dict[str, Story] = {
         (11, "captured", []),
         (12, "encoded", []),
         (13, "changed", []),
-        (50, "sent", [CAPTURE]),
+        (50, "sent", []),
+        (60, "time", [CAPTURE]),
     ],
     "changes in a burst are captured once an interval": [
         (0, "start", [CAPTURE]),
@@ -114,7 +117,8 @@ STORIES: dict[str, Story] = {
         (10, "changed", [CAPTURE]),
         (11, "captured", []),
         (12, "encoded", []),
-        (50, "sent", [ENCODE]),
+        (50, "sent", []),
+        (60, "time", [ENCODE]),
     ],
     "what waited a little is good": [
         (0, "start", [CAPTURE]),
@@ -174,7 +178,7 @@ def test_wakes_when_the_next_is_due() -> None:
     pacing = Pacing(INTERVAL)
     pacing.start()
     assert steps(pacing, BEGIN) == [CAPTURE]
-    pacing.on_captured(BEGIN + 1, usable=False)
+    pacing.on_captured(usable=False)
     assert steps(pacing, BEGIN + 1) == []
     wakes = [pacing.wake_at]
     pacing.changed = True
@@ -192,7 +196,7 @@ def test_steady_beat_while_the_screen_keeps_changing() -> None:
         pacing.changed = True
         if CAPTURE in steps(pacing, now):
             captured.append(now)
-            pacing.on_captured(now, usable=False)
+            pacing.on_captured(usable=False)
     assert len(captured) == 10
 
 
@@ -217,14 +221,14 @@ class Machine:
                 self.pacing.changed = True
             case "captured" if self.capturing is not None:
                 self.captured, self.capturing = self.capturing, None
-                self.pacing.on_captured(self.now, usable=True)
+                self.pacing.on_captured(usable=True)
             case "encoded" if self.encoding is not None:
                 self.sending, self.encoding = self.encoding, None
-                self.pacing.on_encoded(usable=True)
+                self.pacing.on_encoded(self.now, usable=True)
             case "sent" if self.sending is not None:
                 self.shown, self.sending = self.sending, None
                 self.pacing.on_sent(self.now)
-                if self.pacing.captured_at is None:
+                if not self.pacing.captured:
                     self.captured = None
         self.go()
 

@@ -288,9 +288,9 @@ async def test_stale_frame_is_captured_anew() -> None:
         await rig.frames(0)
         rig.capture.draw()
         await rig.quiet()
-        captured_at = rig.pipeline._pacing.captured_at
-        assert captured_at is not None
-        rig.pipeline._pacing.captured_at = captured_at - 1  # as if it had waited for a second
+        since = rig.pipeline._pacing.sending_since
+        assert since is not None
+        rig.pipeline._pacing.sending_since = since - 1  # as if the host had taken a second
         rig.finish()
         await rig.until_shown(2)
         assert rig.sent == [0, 2]
