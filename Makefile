@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest
 GUEST ?= trixie
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit e2e bench test-debian test-vm constraints clean
+.PHONY: help setup demo test lint unit e2e bench test-debian test-system test-vm constraints clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -22,7 +22,7 @@ packages-%:
 # --clear: what an interrupted run left behind is not trusted.
 $(VENV)/.done: pyproject.toml constraints.txt | packages-base
 	$(PYTHON) -m venv --clear $(VENV)
-	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/pip install --quiet \
+	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/pip install --quiet --use-pep517 \
 	    --disable-pip-version-check --editable '.[test,lint]'
 	touch $@
 
@@ -45,6 +45,9 @@ bench: setup packages-bench ## speed and memory, beside the floor of the same ru
 
 test-debian: packages-base packages-debian ## the unit suite on Debian's own Python packages
 	/usr/bin/python3 -m pytest -q tests/sessiond tests/agent
+
+test-system: setup packages-system ## a real logind with real sessions on real VTs, in a container
+	$(PYTEST) -q tests/system
 
 test-vm: setup packages-vm ## a whole guest with a real virtio port (GUEST=trixie or bookworm)
 	GUEST=$(GUEST) $(PYTEST) -q tests/vm

@@ -7,6 +7,9 @@
     ├── ProtocolError            the peer broke the protocol: its connection is dead
     ├── LocalProtocolError       we were about to break it: a bug of ours
     ├── PortError                the stream port cannot be opened, or went away
+    │   └── PortBusyError        another program has it open
+    ├── BusError                 the message bus cannot be reached, or the connection was lost
+    ├── BusCallError             a peer on the bus answered a call with an error, or too late
     ├── DisplayError             the display cannot be opened or captured, or died
     └── EncoderError             an encoder cannot be made, or failed on a frame
 """
@@ -33,6 +36,26 @@ class LocalProtocolError(SessiondError):
 
 class PortError(SessiondError):
     """The port is missing, busy, of a wrong kind, or was lost."""
+
+
+class PortBusyError(PortError):
+    """Another program has the port open."""
+
+
+class BusError(SessiondError):
+    """The message bus does not answer, refuses us, or hung up: this connection is dead."""
+
+
+class BusCallError(SessiondError):
+    """A call was answered with an error; the connection lives.
+
+    ``name`` is the D-Bus error name, ``text`` the peer's own words.
+    """
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(f"{text} ({name})" if text else name)
+        self.name = name
+        self.text = text
 
 
 class DisplayError(SessiondError):

@@ -33,6 +33,11 @@ class EdgePoller:
         self._handlers[fd] = handler
         self._epoll.register(fd, READABLE | WRITABLE | select.EPOLLET)
 
+    def watch_priority(self, fd: int, handler: Handler) -> None:
+        """Call ``handler(events)`` at each change of a sysfs attribute (sysfs_notify, POLLPRI)."""
+        self._handlers[fd] = handler
+        self._epoll.register(fd, select.EPOLLPRI | select.EPOLLERR | select.EPOLLET)
+
     def forget(self, fd: int) -> None:
         """Stop watching ``fd``; to be called before it is closed."""
         del self._handlers[fd]

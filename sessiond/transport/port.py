@@ -8,7 +8,7 @@ import termios
 import tty
 from dataclasses import dataclass
 
-from sessiond.errors import PortError
+from sessiond.errors import PortBusyError, PortError
 from sessiond.transport.fds import OwnedFd
 
 _REASONS = {
@@ -52,7 +52,8 @@ def open_port(path: str) -> OpenPort:
     except (OSError, termios.error) as error:
         number = error.args[0] if error.args else 0
         reason = _REASONS.get(number, f"not usable: {error.args[-1] if error.args else error}")
-        raise PortError(f"port {path} is {reason}") from error
+        kind = PortBusyError if number in {errno.EBUSY, errno.EAGAIN} else PortError
+        raise kind(f"port {path} is {reason}") from error
 
 
 def _connect(path: str) -> OwnedFd:

@@ -1,0 +1,219 @@
+"""The daemon's configuration: the one reader of its command line and its files.
+
+``KEYS`` is the table of all keys, with their types, defaults and meanings; the manual page is held
+against it. Later sources win: the defaults, the file, the files of the drop-in folder by name, the
+command line.
+"""
+
+import argparse
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from sessiond import __version__
+from sessiond.errors import UsageError
+
+CONFIG_FILE: Final = Path("/etc/spice-sessiond/config.toml")
+MAX_FILE: Final = 1 << 20  # bytes; a configuration has a few hundred
+
+Value = str | int | float | bool | tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key: what it may be (``allowed`` in words) and what it is for."""
+
+    default: Value
+    check: Callable[[object], Value]
+    allowed: str
+    meaning: str
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError
+    return value
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise TypeError
+    return tuple(_text(item) for item in value)
+
+
+def _one_of(*names: str) -> Callable[[object], str]:
+    def check(value: object) -> str:
+        if value not in names:
+            raise ValueError
+        return str(value)
+
+    return check
+
+
+def _seconds(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 60:
+        raise ValueError
+    return float(value)
+
+
+KEYS: Final[Mapping[str, Key]] = {
+    "seat": Key("seat0", _text, "a seat's name", "the seat that is followed"),
+    "bus.address": Key(
+        "system", _text, '"system" or a D-Bus address', "where login1 is, and where we are found"
+    ),
+    "bus.name": Key(
+        "org.spice_space.Sessiond1", _text, "a bus name", "the name that we are found by"
+    ),
+    "stream.port": Key(
+        "/dev/virtio-ports/org.spice-space.stream.0",
+        _text,
+        "the path of a character device or a Unix socket",
+        "the stream port",
+    ),
+    "stream.when_idle": Key(
+        "placeholder",
+        _one_of("placeholder", "close"),
+        '"placeholder" or "close"',
+        "what a client sees while there is nothing to show: a picture that says why, or nothing",
+    ),
+    "stream.grace": Key(
+        1.0,
+        _seconds,
+        "seconds from 0 to 60",
+        "how long the last picture stands while no session is active, as in a login's middle",
+    ),
+    "stream.deny_users": Key(
+        (), _texts, "a list of user names", "users whose sessions are never shown"
+    ),
+    "stream.codec_options": Key(
+        (), _texts, 'a list such as ["framerate=30"]', "options for the agents' encoders"
+    ),
+    "stream.agent": Key(
+        ("spice-session-agent",), _texts, "a command as a list", "what is started as an agent"
+    ),
+    "vt.active": Key(
+        "/sys/class/tty/tty0/active", _text, "a path", "the file that names the VT in front"
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The values in force, by the names of ``KEYS``."""
+
+    values: Mapping[str, Value]
+    debug: bool = False
+
+    def text(self, key: str) -> str:
+        """Return the value of a key that holds one text."""
+        return str(self.values[key])
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """Return the value of a key that holds a list of texts."""
+        value = self.values[key]
+        assert isinstance(value, tuple)  # noqa: S101 (the table says so)
+        return value
+
+    def seconds(self, key: str) -> float:
+        """Return the value of a key that holds a duration."""
+        value = self.values[key]
+        assert isinstance(value, float)  # noqa: S101 (the table says so)
+        return value
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError."""
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser; the manual page is held against it."""
+    parser = _Parser(prog="spice-sessiond", description="Streams the screen of whoever is at the "
+                     "seat to the SPICE host.", allow_abbrev=False)  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help=f"instead of {CONFIG_FILE} and its drop-ins"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
+        help="set one key, in TOML: --set stream.grace=2",
+    )  # fmt: skip
+    parser.add_argument("-d", "--debug", action="store_true", help="log every message")
+    return parser
+
+
+def load(argv: Sequence[str]) -> Config:
+    """Return the configuration for this command line.
+
+    Raises UsageError that names the file, the line and the key, and says what is allowed. A file
+    that is not there is no error, unless the command line names it.
+    """
+    options = build_parser().parse_args(argv)
+    values: dict[str, Value] = {name: key.default for name, key in KEYS.items()}
+    if options.config is None:
+        for path in [CONFIG_FILE, *sorted(CONFIG_FILE.with_suffix(".toml.d").glob("*.toml"))]:
+            values |= _read(path, required=path != CONFIG_FILE)
+    else:
+        values |= _read(options.config, required=True)
+    for setting in options.settings:
+        values |= _parse(setting, f"--set {setting}")
+    return Config(values, debug=options.debug)
+
+
+def _read(path: Path, *, required: bool) -> dict[str, Value]:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE + 1)
+    except FileNotFoundError:
+        if required:
+            raise UsageError(f"{path}: no such file") from None
+        return {}
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(data) > MAX_FILE:
+        raise UsageError(f"{path}: over {MAX_FILE} bytes")
+    try:
+        return _parse(data.decode(), str(path))
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8: {error.reason}") from error
+
+
+def _parse(text: str, source: str) -> dict[str, Value]:
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{source}: {error}") from error
+    values: dict[str, Value] = {}
+    for name, value in _flatten(table):
+        where = f"{source}{_line_of(name, text)}: {name}"
+        key = KEYS.get(name)
+        if key is None:
+            raise UsageError(f"{where}: there is no such key, only {', '.join(KEYS)}")
+        try:
+            values[name] = key.check(value)
+        except (TypeError, ValueError):
+            raise UsageError(f"{where}: {value!r} is not {key.allowed}") from None
+    return values
+
+
+def _flatten(table: Mapping[str, Any], prefix: str = "") -> list[tuple[str, object]]:
+    found: list[tuple[str, object]] = []
+    for name, value in table.items():
+        if isinstance(value, dict):
+            found += _flatten(value, f"{prefix}{name}.")
+        else:
+            found.append((prefix + name, value))
+    return found
+
+
+def _line_of(name: str, text: str) -> str:
+    """Return ``:LINE`` of the key, as far as a search can tell: TOML's parser keeps no places."""
+    last = name.rpartition(".")[2]
+    for number, line in enumerate(text.splitlines(), 1):
+        if re.match(rf"\s*([\w.\"-]+\.)?\"?{re.escape(last)}\"?\s*=", line):
+            return f":{number}" if "\n" in text else ""
+    return ""

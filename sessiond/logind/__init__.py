@@ -1,0 +1,1 @@
+"""What systemd-logind knows of a seat, and what follows from it."""

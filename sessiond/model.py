@@ -1,0 +1,167 @@
+"""Facts about a seat and its sessions, and what was decided from them.
+
+Every part may read these; all are frozen. Who finds the facts out (logind, the helpers, the VT
+file) and who acts on the decision stand elsewhere.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """One session, in logind's own words; what is not known is "" or 0.
+
+    ``path`` is the object path that logind gave, to be used as it is. ``cls`` is logind's Class.
+    ``active`` says that the session is the one in front on its seat. ``state`` can be out of
+    date: closing is not signalled.
+    """
+
+    id: str
+    path: str
+    uid: int
+    gid: int
+    user: str = ""
+    seat: str = ""
+    vt: int = 0
+    type: str = ""
+    cls: str = ""
+    state: str = ""
+    display: str = ""
+    tty: str = ""
+    desktop: str = ""
+    scope: str = ""
+    leader: int = 0
+    remote: bool = False
+    active: bool = False
+    locked: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeatFacts:
+    """What is known of a seat at one moment.
+
+    ``sessions`` holds every session by id, those of other seats and of no seat too. ``active`` is
+    the id of the session in front, "" for none. ``vt`` is the VT in front, 0 when unknown.
+    ``proven`` holds the ids of the sessions of type tty that have an X display on their own VT.
+    """
+
+    seat: str
+    has_logind: bool = False
+    sessions: Mapping[str, Session] = field(
+        default_factory=lambda: MappingProxyType({}), hash=False
+    )
+    active: str = ""
+    vt: int = 0
+    proven: frozenset[str] = frozenset()
+
+
+class State(StrEnum):
+    """What the stream is doing; a script may test for these."""
+
+    PAUSED = "paused"
+    NO_PORT = "no-port"
+    NO_SESSION = "no-session"
+    BACK_OFF = "back-off"
+    IDLE = "idle"
+    STARTING = "starting"
+    STREAMING = "streaming"
+
+
+class Reason(StrEnum):
+    """Why it does that. The order is the rank: the first that applies holds."""
+
+    PAUSED_BY_ADMIN = "paused-by-admin"
+    PAUSED_BY_USER = "paused-by-user"
+    PORT_MISSING = "port-missing"
+    PORT_BUSY = "port-busy"
+    NO_ACTIVE_SESSION = "no-active-session"
+    TEXT_CONSOLE = "text-console"
+    SESSION_CLOSING = "session-closing"
+    SESSION_REMOTE = "session-remote"
+    SESSION_CLASS = "session-class"
+    SESSION_DENIED = "session-denied"
+    TYPE_UNSUPPORTED = "type-unsupported"
+    LOGIND_MISSING = "logind-missing"
+    NO_DISPLAY_FOUND = "no-display-found"
+    DISPLAY_REFUSED = "display-refused"
+    AGENT_CRASHED = "agent-crashed"
+    AGENT_TIMEOUT = "agent-timeout"
+    ENCODER_FAILED = "encoder-failed"
+    HOST_REFUSED = "host-refused"
+    HOST_NOT_ASKING = "host-not-asking"
+    AGENT_STARTING = "agent-starting"
+    OK = "ok"
+    HOST_STALLED = "host-stalled"
+
+    @property
+    def state(self) -> State:
+        """The one state that this reason belongs to."""
+        return _STATES[self]
+
+
+_ROWS: Final = {
+    State.PAUSED: (Reason.PAUSED_BY_ADMIN, Reason.PAUSED_BY_USER),
+    State.NO_PORT: (Reason.PORT_MISSING, Reason.PORT_BUSY),
+    State.NO_SESSION: (
+        Reason.NO_ACTIVE_SESSION,
+        Reason.TEXT_CONSOLE,
+        Reason.SESSION_CLOSING,
+        Reason.SESSION_REMOTE,
+        Reason.SESSION_CLASS,
+        Reason.SESSION_DENIED,
+        Reason.TYPE_UNSUPPORTED,
+        Reason.LOGIND_MISSING,
+    ),
+    State.BACK_OFF: (
+        Reason.NO_DISPLAY_FOUND,
+        Reason.DISPLAY_REFUSED,
+        Reason.AGENT_CRASHED,
+        Reason.AGENT_TIMEOUT,
+        Reason.ENCODER_FAILED,
+        Reason.HOST_REFUSED,
+    ),
+    State.IDLE: (Reason.HOST_NOT_ASKING,),
+    State.STARTING: (Reason.AGENT_STARTING,),
+    State.STREAMING: (Reason.OK, Reason.HOST_STALLED),
+}
+_STATES: Final = {reason: state for state, reasons in _ROWS.items() for reason in reasons}
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Which session is to be shown.
+
+    Either ``session`` is its id, ``reason`` None and ``text`` "", or ``session`` is "", and
+    ``reason`` and ``text`` (a sentence for a person, with the remedy where there is one) say why.
+    """
+
+    session: str
+    reason: Reason | None = None
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """What the stream does and why: what D-Bus, the journal and the history tell.
+
+    ``session`` is the id of the session that is to be shown, "" for none; ``rule`` is how its
+    display was found.
+    """
+
+    session: str
+    reason: Reason
+    text: str
+    agent_pid: int = 0
+    host_asking: bool = False
+    host_codecs: tuple[int, ...] = ()
+    agent_restarts: int = 0
+    rule: str = ""
+
+    @property
+    def state(self) -> State:
+        """The state that goes with the reason."""
+        return self.reason.state

@@ -1,0 +1,159 @@
+"""Every row of the design's table that speaks of sessions, and their rank."""
+
+from dataclasses import replace
+from types import MappingProxyType
+
+import pytest
+
+from sessiond.logind.decide import Policy, decide
+from sessiond.model import Decision, Reason, SeatFacts, Session, State
+
+ALICE = Session(
+    id="3",
+    path="/org/freedesktop/login1/session/_33",
+    uid=1000,
+    gid=1000,
+    user="alice",
+    seat="seat0",
+    vt=8,
+    type="x11",
+    cls="user",
+    state="active",
+    active=True,
+)
+ANYBODY = Policy()
+NOT_ALICE = Policy(deny_users=frozenset({"alice"}))
+
+
+def seat(
+    *sessions: Session, active: str | None = None, vt: int = 8, proven: frozenset[str] = frozenset()
+) -> SeatFacts:
+    front = sessions[0].id if active is None and sessions else active or ""
+    by_id = MappingProxyType({session.id: session for session in sessions})
+    return SeatFacts(
+        seat="seat0", has_logind=True, sessions=by_id, active=front, vt=vt, proven=proven
+    )
+
+
+SHOWN = {
+    "an X session": ALICE,
+    "its lock screen": replace(ALICE, locked=True),
+    "a state not read since": replace(ALICE, state="online"),
+    "a session that is opening": replace(ALICE, state="opening"),
+    "a greeter": replace(ALICE, id="c1", cls="greeter", user="lightdm", uid=100),
+    "a greeter without a passwd entry": replace(ALICE, cls="greeter", user="", uid=60578),
+    "a lock screen of its own": replace(ALICE, cls="lock-screen"),
+    "root, as systemd 257 has it": replace(ALICE, cls="user-early", uid=0, user="root"),
+    "a light session": replace(ALICE, cls="user-light"),
+    "an incomplete user": replace(ALICE, cls="user-incomplete"),
+    "without a display yet": replace(ALICE, display=""),
+}
+
+
+@pytest.mark.parametrize("session", SHOWN.values(), ids=SHOWN.keys())
+def test_shown(session: Session) -> None:
+    assert decide(seat(session), ANYBODY) == Decision(session.id)
+
+
+def test_startx_is_shown_when_its_display_is_proven() -> None:
+    console = replace(ALICE, type="tty")
+    assert decide(seat(console, proven=frozenset({"3"})), ANYBODY) == Decision("3")
+
+
+REFUSED = {
+    "a text session": (replace(ALICE, type="tty"), Reason.TEXT_CONSOLE, "VT 8"),
+    "one without a VT": (replace(ALICE, type="tty", vt=0), Reason.TEXT_CONSOLE, "startx"),
+    "closing": (replace(ALICE, state="closing"), Reason.SESSION_CLOSING, "still running"),
+    "remote": (replace(ALICE, remote=True), Reason.SESSION_REMOTE, "seat0"),
+    "another seat": (replace(ALICE, seat="seat1"), Reason.SESSION_REMOTE, "seat1"),
+    "no seat": (replace(ALICE, seat=""), Reason.SESSION_REMOTE, "no seat"),
+    "a manager": (replace(ALICE, cls="manager"), Reason.SESSION_CLASS, "manager"),
+    "root's manager": (replace(ALICE, cls="manager-early"), Reason.SESSION_CLASS, "manager-early"),
+    "background": (replace(ALICE, cls="background"), Reason.SESSION_CLASS, "background"),
+    "no class": (replace(ALICE, cls=""), Reason.SESSION_CLASS, "unknown"),
+    "wayland": (replace(ALICE, type="wayland"), Reason.TYPE_UNSUPPORTED, "WaylandEnable=false"),
+    "mir": (replace(ALICE, type="mir"), Reason.TYPE_UNSUPPORTED, "mir"),
+    "unspecified": (replace(ALICE, type="unspecified"), Reason.TYPE_UNSUPPORTED, "unspecified"),
+}
+
+
+@pytest.mark.parametrize(("session", "reason", "words"), REFUSED.values(), ids=REFUSED.keys())
+def test_refused(session: Session, reason: Reason, words: str) -> None:
+    decision = decide(seat(session), ANYBODY)
+    assert (decision.session, decision.reason) == ("", reason)
+    assert words in decision.text
+
+
+@pytest.mark.parametrize("denied", ["alice", "1000"])
+def test_denied_by_name_or_uid(denied: str) -> None:
+    decision = decide(seat(ALICE), Policy(deny_users=frozenset({"bob", denied})))
+    assert decision.reason is Reason.SESSION_DENIED
+    assert "stream.deny_users" in decision.text
+
+
+def test_plasmas_remedy_is_named_too() -> None:
+    text = decide(seat(replace(ALICE, type="wayland")), ANYBODY).text
+    assert "Plasma: the X11 session" in text
+
+
+def test_user_without_a_name_is_named_by_uid() -> None:
+    unnamed = replace(ALICE, user="", uid=60578, state="closing")
+    assert "uid 60578" in decide(seat(unnamed), ANYBODY).text
+
+
+NOBODY = {
+    "nothing known": (seat(vt=0), Reason.NO_ACTIVE_SESSION, "seat0"),
+    "a bare VT": (seat(vt=2), Reason.TEXT_CONSOLE, "VT 2"),
+    "others are not in front": (seat(ALICE, active="", vt=0), Reason.NO_ACTIVE_SESSION, "seat0"),
+    "in front, but gone": (seat(ALICE, active="9", vt=0), Reason.NO_ACTIVE_SESSION, "seat0"),
+    "no logind": (SeatFacts(seat="seat0"), Reason.LOGIND_MISSING, "systemd-logind"),
+    "no logind, a VT": (SeatFacts(seat="seat0", vt=7), Reason.LOGIND_MISSING, "helper"),
+    "no logind, helpers": (
+        replace(seat(ALICE, active="", vt=1), has_logind=False),
+        Reason.TEXT_CONSOLE,
+        "VT 1",
+    ),
+}
+
+
+@pytest.mark.parametrize(("facts", "reason", "words"), NOBODY.values(), ids=NOBODY.keys())
+def test_nobody_in_front(facts: SeatFacts, reason: Reason, words: str) -> None:
+    decision = decide(facts, ANYBODY)
+    assert (decision.session, decision.reason) == ("", reason)
+    assert words in decision.text
+
+
+def test_helpers_session_is_shown_without_logind() -> None:
+    assert decide(replace(seat(ALICE), has_logind=False), ANYBODY) == Decision("3")
+
+
+def test_the_same_user_twice_is_told_apart_by_id() -> None:
+    again = replace(ALICE, id="4", vt=9, state="closing")
+    assert decide(seat(ALICE, again), ANYBODY) == Decision("3")
+    assert decide(seat(ALICE, again, active="4"), ANYBODY).reason is Reason.SESSION_CLOSING
+
+
+def test_first_row_that_applies_holds() -> None:
+    """With everything wrong, putting right what is told brings the next row."""
+    wrong = replace(
+        ALICE, type="tty", state="closing", remote=True, cls="manager", desktop="everything"
+    )
+    told = []
+    for right in (
+        {"type": "wayland"},
+        {"state": "active"},
+        {"remote": False},
+        {"cls": "user"},
+    ):
+        told.append(decide(seat(wrong), NOT_ALICE).reason)
+        wrong = replace(wrong, **right)
+    told += [decide(seat(wrong), NOT_ALICE).reason, decide(seat(wrong), ANYBODY).reason]
+    ranks = list(Reason)
+    first = ranks.index(Reason.TEXT_CONSOLE)
+    assert told == ranks[first : first + 6]
+
+
+def test_every_reason_has_one_state_and_ranks_follow_the_states() -> None:
+    states = [reason.state for reason in Reason]
+    assert list(dict.fromkeys(states)) == list(State)
+    assert states == sorted(states, key=list(State).index)

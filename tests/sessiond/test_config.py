@@ -1,0 +1,64 @@
+"""Configuration: the sources, their order, and errors that say where."""
+
+from pathlib import Path
+
+import pytest
+
+from sessiond.config import KEYS, MAX_FILE, load
+from sessiond.errors import UsageError
+
+
+def test_defaults_pass_their_own_checks() -> None:
+    for name, key in KEYS.items():
+        value = list(key.default) if isinstance(key.default, tuple) else key.default
+        assert key.check(value) == key.default, name
+
+
+def test_file_is_read_and_the_command_line_wins(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('seat = "seat1"\n[stream]\ngrace = 2\ndeny_users = ["eve"]\n')
+    config = load(["--config", str(file), "--set", "stream.grace=0.5", "-d"])
+    assert config.text("seat") == "seat1"
+    assert config.seconds("stream.grace") == 0.5
+    assert config.texts("stream.deny_users") == ("eve",)
+    assert config.debug
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[stream]\n\ngrace = 'x'\n", r"config.toml:3: stream.grace: 'x' is not seconds from 0"),
+        ("[stream]\ngrace = 61\n", r"config.toml:2: stream.grace: 61 is not"),
+        ("[stream]\ngrace = true\n", r"config.toml:2: stream.grace: True is not"),
+        ("seat = 5\n", r"config.toml:1: seat: 5 is not a seat's name"),
+        ("[stream]\nno_such = 1\n", r"config.toml:2: stream.no_such: there is no such key, only"),
+        ("[stream]\nwhen_idle = 'dance'\n", r":2: .*not \"placeholder\" or \"close\""),
+        ("[stream]\nagent = 'agent'\n", r":2: stream.agent: 'agent' is not a command as a list"),
+        ("seat = \n", r"config.toml: Invalid value \(at line 1"),
+        ("seat = '\xff'".encode("latin-1"), r"config.toml: not UTF-8"),
+        (b"#" * (MAX_FILE + 1), r"config.toml: over"),
+    ],
+)
+def test_error_says_file_line_key_and_what_is_allowed(
+    tmp_path: Path, text: str | bytes, words: str
+) -> None:
+    file = tmp_path / "config.toml"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UsageError, match=words) as caught:
+        load(["--config", str(file)])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--config", "/nowhere/at/all"], "/nowhere/at/all: no such file"),
+        (["--config", "/"], "/: cannot be read"),
+        (["--set", "seat"], "--set seat:"),
+        (["--set", "seat=5"], "--set seat=5: seat: 5 is not"),
+        (["--what"], "unrecognized arguments: --what; see spice-sessiond --help"),
+    ],
+)
+def test_command_line_that_is_wrong(argv: list[str], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        load(argv)

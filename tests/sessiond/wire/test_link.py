@@ -1,0 +1,165 @@
+"""The link's messages: every field is checked, every size has a limit."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sessiond.errors import LocalProtocolError, ProtocolError
+from sessiond.wire.buffer import HEADER_SIZE, Header, MessageBuffer
+from sessiond.wire.device import Type
+from sessiond.wire.link import (
+    MAX_BODY,
+    MAX_FRAME,
+    MAX_TEXT,
+    Activate,
+    Candidate,
+    Config,
+    Credit,
+    Failed,
+    LinkType,
+    Pause,
+    Ready,
+    Serial,
+    Stats,
+    ToAgent,
+    ToDaemon,
+    check_from_agent,
+    check_from_daemon,
+    pack,
+    parse_from_agent,
+    parse_from_daemon,
+)
+
+TO_AGENT: list[ToAgent] = [
+    Config("c1", 1000),
+    Config(
+        "3", 1000, 7, "seat0", (Candidate("logind", ":0", "/run/x", "00ff"),), (1, 2**31 - 1),
+        ("framerate=30",),
+    ),
+    Activate(1, (1, 2)),
+    Activate(2**40, (), quality=True),
+    Credit(),
+    Pause(),
+]  # fmt: skip
+TO_DAEMON: list[ToDaemon] = [
+    Ready("logind", ":0", 1920, 1080, 7),
+    Stats(30, 9_000_000, 2, 5.5, "jpeg"),
+    Failed("no-display-found", "nothing answers"),
+    Serial(7),
+]
+
+
+@pytest.mark.parametrize("message", TO_AGENT, ids=str)
+def test_agent_understands_the_daemon(message: ToAgent) -> None:
+    [(header, body)] = MessageBuffer(check_from_daemon).feed(pack(message))
+    assert parse_from_daemon(header, body) == message
+
+
+@pytest.mark.parametrize("message", TO_DAEMON, ids=str)
+def test_daemon_understands_an_agent(message: ToDaemon) -> None:
+    [(header, body)] = MessageBuffer(check_from_agent).feed(pack(message))
+    assert parse_from_agent(header, body) == message
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "words"),
+    [
+        (LinkType.CONFIG, 2, "type 0x8000"),
+        (LinkType.CREDIT, 2, "type 0x8002"),
+        (Type.CAPABILITIES, 1, "type 0x1"),
+        (Type.START_STOP, 2, "type 0x4"),
+        (Type.NOTIFY_ERROR, 4, "type 0x5"),
+        (0x8008, 0, "type 0x8008"),
+        (Type.DATA, MAX_FRAME + 1, "frame of"),
+        (Type.FORMAT, 11, "Wrong size"),
+        (LinkType.STATS, MAX_BODY + 1, "STATS with"),
+    ],
+)
+def test_header_that_no_agent_may_send(kind: int, size: int, words: str) -> None:
+    with pytest.raises(ProtocolError, match=words):
+        check_from_agent(Header(kind, size))
+
+
+@pytest.mark.parametrize(("kind", "size"), [(LinkType.READY, 2), (LinkType.CONFIG, MAX_BODY + 1)])
+def test_header_that_the_daemon_does_not_send(kind: int, size: int) -> None:
+    with pytest.raises(ProtocolError):
+        check_from_daemon(Header(kind, size))
+
+
+READY = {"rule": "r", "display": ":0", "width": 1, "height": 1, "vt": 0}
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (LinkType.READY, "not json"),
+        (LinkType.READY, "[" * 60_000),
+        (LinkType.READY, "[]"),
+        (LinkType.READY, {}),
+        (LinkType.READY, READY | {"more": 1}),
+        (LinkType.READY, READY | {"width": -1}),
+        (LinkType.READY, READY | {"width": 65536}),
+        (LinkType.READY, READY | {"width": True}),
+        (LinkType.READY, READY | {"width": "1"}),
+        (LinkType.READY, READY | {"vt": 64}),
+        (LinkType.READY, READY | {"rule": "x" * (MAX_TEXT + 1)}),
+        (LinkType.READY, READY | {"rule": None}),
+        (LinkType.SERIAL, {"serial": 2**63}),
+        (LinkType.SERIAL, {"serial": 1.5}),
+        (LinkType.STATS, {"frames": 0, "size": 0, "skipped": 0, "encode_ms": -1, "codec": ""}),
+        (LinkType.STATS, '{"frames":0,"size":0,"skipped":0,"encode_ms":NaN,"codec":""}'),
+    ],
+)
+def test_body_that_breaks_the_link(kind: LinkType, body: object) -> None:
+    data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+    with pytest.raises(ProtocolError, match=kind.name):
+        parse_from_agent(Header(kind, len(data)), data)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"candidates": [{}]},
+        {"candidates": [{"rule": "", "display": "", "xauthority": "", "cookie": 1}]},
+        {"candidates": 1},
+        {"pids": [0]},
+        {"pids": list(range(1, 5000))},
+        {"uid": 2**32},
+    ],
+)
+def test_config_that_the_daemon_cannot_mean(change: dict[str, object]) -> None:
+    _, body = next(MessageBuffer(check_from_daemon).feed(pack(Config("1", 0))))
+    data = json.dumps(json.loads(body) | change).encode()
+    with pytest.raises(ProtocolError, match="CONFIG"):
+        parse_from_daemon(Header(LinkType.CONFIG, len(data)), data)
+
+
+def test_text_for_a_log_has_no_control_characters() -> None:
+    data = json.dumps({"reason": "a\nb", "text": "\x1b[31mred"}).encode()
+    assert parse_from_agent(Header(LinkType.FAILED, len(data)), data) == Failed("a?b", "?[31mred")
+
+
+def test_message_over_the_limit_is_not_sent() -> None:
+    with pytest.raises(LocalProtocolError, match="CONFIG"):
+        pack(Config("1", 0, codec_options=("x" * MAX_BODY,)))
+
+
+@given(st.sampled_from(sorted(set(LinkType))), st.binary(max_size=200))
+def test_garbage_raises_nothing_else(kind: LinkType, body: bytes) -> None:
+    data = Header(kind, len(body)).pack() + body
+    for check, parse in ((check_from_agent, parse_from_agent), (check_from_daemon, parse_from_daemon)):  # fmt: skip  # noqa: E501
+        try:
+            for header, found in MessageBuffer(check).feed(data):
+                parse(header, found)
+        except ProtocolError:
+            pass
+
+
+def test_device_message_goes_on_as_it_came() -> None:
+    data = Header(Type.CURSOR_MOVE, 8).pack() + bytes(8)
+    [(header, body)] = MessageBuffer(check_from_agent).feed(data)
+    message = parse_from_agent(header, body)
+    assert (message.TYPE if hasattr(message, "TYPE") else message.data) == data
+    assert len(data) == HEADER_SIZE + 8

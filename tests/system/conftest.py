@@ -1,0 +1,65 @@
+"""Fixtures of the tests that need a real logind on the kernel's consoles.
+
+Every test below this directory bears the mark ``system``. Where a container cannot run they are
+skipped, with the reason; but they fail where the environment variable CI is set: there a skip would
+hide it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.system import container as containers
+from tests.system import root as roots
+from tests.system.sessions import Seat
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HERE = Path(__file__).resolve().parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "system: needs root and the kernel's virtual consoles")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.system)
+
+
+@pytest.fixture(scope="session")
+def container_root() -> Path:
+    """Give the root file system, built if the cache has none."""
+    if lacks := dict.fromkeys(containers.missing() + roots.missing()):
+        reason = f"a container needs {'; '.join(lacks)}"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return roots.cached_or_built()
+
+
+@pytest.fixture(scope="session")
+def container(
+    container_root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[containers.Container]:
+    """Share one booted container among all tests of the run.
+
+    A test leaves it as it found it, best by the fixture ``seat``. There cannot be a second one at
+    the same time: the consoles are the machine's.
+    """
+    directory = tmp_path_factory.mktemp("container")
+    with containers.Container(container_root, directory=directory) as booted:
+        yield booted
+
+
+@pytest.fixture
+def seat(container: containers.Container) -> Iterator[Seat]:
+    """Give the container's seat, with nobody at it, and clear it afterwards."""
+    with Seat(container) as empty:
+        yield empty
