@@ -1,21 +1,29 @@
 """The program ``spice-session-agent``: command line in, exit status out.
 
-0: told to end; 1: cannot go on; 2: wrong command line.
+0: told to end, or the daemon is gone; 1: cannot go on; 2: wrong command line.
 """
 
 import argparse
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import Sequence
+from typing import Final
 
 from agent.capture import find_backend
+from agent.capture.placeholder import PlaceholderCapture, parse_size
 from agent.encode import find_encoders
 from agent.options import codec_options, parse
 from agent.stream.app import StreamApp, StreamConfig
+from agent.stream.discover import Opened, open_session_display
 from agent.stream.framelog import FrameLog
-from agent.stream.session import Codecs
+from agent.stream.link import OpenDisplay
+from agent.stream.link_app import codec_maker, run_link
+from agent.stream.places import Places
+from agent.stream.streamer import Codecs
 from sessiond.errors import SessiondError, UsageError
+from sessiond.wire.link import Config
 
 log = logging.getLogger("spice-session-agent")
 
@@ -27,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = parse(sys.argv[1:] if argv is None else argv)
         if options.debug:
             logging.getLogger().setLevel(logging.DEBUG)
-        _stream(options)
+        _COMMANDS[options.command](options)
     except SessiondError as error:
         log.error("%s", error)  # noqa: TRY400 (the traceback is for developers)
         log.debug("traceback", exc_info=True)
@@ -41,17 +49,44 @@ def _stream(options: argparse.Namespace) -> None:
     encoders = find_encoders(options.plugins_dir)
     framerate, values = codec_options(options.codec_option, encoders)
     open_capture = find_backend(options.capture)
-    config = StreamConfig(
-        port=options.port,
-        open_capture=lambda: open_capture(options.display),
-        codecs=Codecs(encoders, values, framerate),
-    )
     categories = options.log_categories.split(":")
     frames = FrameLog(options.log_file, binary=options.log_binary, frames="frames" in categories)
     try:
+        if options.link_fd is not None:
+            make_codecs = codec_maker(encoders, options.codec_option)
+            asyncio.run(run_link(options.link_fd, _display_opener(options), make_codecs, frames))
+            return
+        config = StreamConfig(
+            port=options.port,
+            open_capture=lambda: open_capture(options.display),
+            codecs=Codecs(encoders, values, framerate),
+        )
         asyncio.run(_run(config, frames))
     finally:
         frames.close()
+
+
+def _display_opener(options: argparse.Namespace) -> OpenDisplay:
+    """Return what opens the display that the command line names, or else finds the session's."""
+    if options.display or options.capture != "x11":
+        open_capture = find_backend(options.capture)
+        return lambda _config: Opened(open_capture(options.display), "option", options.display)
+    places = Places.real(os.environ)
+    return lambda config: open_session_display(config, places)
+
+
+def _placeholder(options: argparse.Namespace) -> None:
+    size = parse_size(options.size)
+
+    def open_picture(_config: Config) -> Opened:
+        return Opened(PlaceholderCapture(size, options.text), "placeholder", "")
+
+    frames = FrameLog("", binary=False, frames=False)
+    make_codecs = codec_maker(find_encoders())
+    asyncio.run(run_link(options.link_fd, open_picture, make_codecs, frames))
+
+
+_COMMANDS: Final = {"stream": _stream, "placeholder": _placeholder}
 
 
 async def _run(config: StreamConfig, frames: FrameLog) -> None:

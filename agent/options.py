@@ -12,6 +12,7 @@ from sessiond.errors import UsageError
 STREAM_PORT: Final = "/dev/virtio-ports/org.spice-space.stream.0"
 FRAMERATE: Final = IntOption(1, 100, 30)
 _MAX_DIGITS: Final = 10
+_LINK_HELP: Final = "inherited stream socket to spice-sessiond, which starts us with it"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -34,6 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_stream(commands)
+    _add_placeholder(commands)
     return parser
 
 
@@ -45,11 +47,16 @@ def _add_stream(commands: "argparse._SubParsersAction[_Parser]") -> None:
         "Unix socket. The options with one letter are those of spice-streaming-agent.",
         allow_abbrev=False,
     )
-    stream.add_argument(
+    where = stream.add_mutually_exclusive_group()
+    where.add_argument(
         "--port", "-p", default=STREAM_PORT, metavar="PATH", help=f"default: {STREAM_PORT}"
     )
+    where.add_argument("--link-fd", type=int, metavar="N", help=_LINK_HELP)
     stream.add_argument(
-        "--display", default="", metavar=":N", help="X display to stream; default: $DISPLAY"
+        "--display",
+        default="",
+        metavar=":N",
+        help="X display to stream; default: $DISPLAY, with --link-fd the session's own",
     )
     stream.add_argument(
         "--capture", default="x11", choices=NAMES,
@@ -72,6 +79,21 @@ def _add_stream(commands: "argparse._SubParsersAction[_Parser]") -> None:
         help="where to look for encoder plug-ins before Python's own path",
     )  # fmt: skip
     stream.add_argument("-d", dest="debug", action="store_true", help="log every message")
+
+
+def _add_placeholder(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    placeholder = commands.add_parser(
+        "placeholder",
+        help="show a sentence instead of a display; started by the daemon",
+        description="Show one picture with a sentence. Needs no display and no privilege.",
+        allow_abbrev=False,
+    )
+    placeholder.add_argument("--link-fd", type=int, metavar="N", required=True, help=_LINK_HELP)
+    placeholder.add_argument(
+        "--size", default="1024x768", metavar="WxH", help="in pixels (default: 1024x768)"
+    )
+    placeholder.add_argument("--text", required=True, metavar="TEXT", help="the sentence")
+    placeholder.add_argument("-d", dest="debug", action="store_true", help="log every message")
 
 
 def codec_options(

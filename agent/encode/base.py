@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from agent.capture.base import Frame
-from sessiond.wire.device import Codec
+from sessiond.wire.device import MAX_FRAME, Codec
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +21,15 @@ class IntOption:
 class Encoder(abc.ABC):
     """Makes the frames of one stream; a new one is made for each FORMAT.
 
-    ``encode`` runs in a thread of its own, one call at a time.
+    ``encode`` runs in a thread of its own, one call at a time. ``max_frame`` is set before the
+    first.
     """
 
     name: ClassVar[str]
     codec: ClassVar[Codec]
     rank: ClassVar[int]  # of those that the host decodes, the highest is taken
     options: ClassVar[Mapping[str, IntOption]]  # for ``--codec-option NAME=VALUE``
+    max_frame: int = MAX_FRAME  # bytes; less than the host's limit where the way there has its own
 
     @abc.abstractmethod
     def __init__(self, options: Mapping[str, int]) -> None:
@@ -35,7 +37,7 @@ class Encoder(abc.ABC):
 
     @abc.abstractmethod
     def encode(self, frame: Frame) -> bytes:
-        """Return one whole encoded frame, at most ``wire.device.MAX_FRAME`` bytes.
+        """Return one whole encoded frame, at most ``max_frame`` bytes.
 
         Raises EncoderError when the frame cannot be encoded.
         """

@@ -36,16 +36,17 @@ class JpegEncoder(Encoder):
         self._quality = options["quality"]
 
     def encode(self, frame: Frame) -> bytes:
+        limit = min(MAX_FRAME, self.max_frame)
         jpeg = self._encode(frame)
-        while len(jpeg) > MAX_FRAME and self._quality > _LOWER_BY:
+        while len(jpeg) > limit and self._quality > _LOWER_BY:
             self._quality -= _LOWER_BY
             log.warning(
                 "a frame of %d bytes is over the host's %d: quality is %d from now on",
-                len(jpeg), MAX_FRAME, self._quality,
+                len(jpeg), limit, self._quality,
             )  # fmt: skip
             jpeg = self._encode(frame)
-        if len(jpeg) > MAX_FRAME:
-            raise EncoderError(f"a frame of {len(jpeg)} bytes is over the host's {MAX_FRAME}")
+        if len(jpeg) > limit:
+            raise EncoderError(f"a frame of {len(jpeg)} bytes is over the host's {limit}")
         return jpeg
 
     def _encode(self, frame: Frame) -> bytes:

@@ -10,7 +10,8 @@ from typing import Final, NoReturn
 from agent.capture.base import Capture, Cursor
 from agent.stream.framelog import FrameLog
 from agent.stream.screen import Screen
-from agent.stream.session import Codecs, StreamSession
+from agent.stream.session import StreamSession
+from agent.stream.streamer import Codecs
 from sessiond.errors import DisplayError, PortError
 from sessiond.transport.backoff import Backoff
 from sessiond.transport.edge import EdgePoller

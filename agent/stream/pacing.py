@@ -7,9 +7,13 @@ more than one encoded frame exists. While the host takes nothing, nothing is cap
 A client drops a frame whose time comes while it still decodes the one before (spice-gtk does), and
 nothing replaces it until the screen changes again. So after a frame that the host took slowly,
 whose last bytes may have arrived just now, the next one keeps the distance of an interval.
+
+Where frames need credit, one is captured only when there is credit for it and for those ahead of
+it, so that a picture never waits for credit and grows old.
 """
 
 import enum
+import math
 from dataclasses import dataclass
 
 
@@ -38,6 +42,7 @@ class Pacing:
     sending_since: float | None = None
     due: float = 0.0
     rest_until: float = 0.0  # after a frame that was sent slowly
+    credit: float = math.inf  # frames that may still be sent; an encoded one has used its own
     wake_at: float | None = None
 
     def start(self) -> None:
@@ -60,6 +65,7 @@ class Pacing:
         self.encoding = False
         if usable:
             self.sending_since = now
+            self.credit -= 1
 
     def on_sent(self, now: float) -> None:
         """The frame has left. If that took long, what waits behind it may be out of date."""
@@ -75,7 +81,7 @@ class Pacing:
             return Step.NOTHING
         if self.captured and not self.encoding:
             return self._not_before(self.rest_until, now, Step.ENCODE)
-        if not self.changed or self.capturing or self.captured:
+        if not self.changed or self.capturing or self.captured or self.credit <= self.encoding:
             return Step.NOTHING
         return self._not_before(max(self.due, self.rest_until), now, Step.CAPTURE)
 

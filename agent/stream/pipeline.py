@@ -5,6 +5,7 @@ was begun for an earlier stream is not sent in a later one.
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from agent.capture.base import SLOTS, Capture, Frame
@@ -22,7 +23,8 @@ class Pipeline:
     """Makes one stream after the other from one screen.
 
     After each ``send`` the caller owes one ``on_sent``. ``fail`` hears of a frame that could not
-    be encoded; the stream is stopped then.
+    be encoded; the stream is stopped then. ``skipped`` counts frames that were captured and
+    replaced by a newer one, ``encode_time`` the seconds that encoding took, both since ever.
     """
 
     def __init__(
@@ -31,6 +33,8 @@ class Pipeline:
         self._loop = asyncio.get_running_loop()
         self._screen = screen
         self._worker = Worker()
+        self.skipped = 0
+        self.encode_time = 0.0
         self._send = send
         self._fail = fail
         self._pacing = Pacing(1 / framerate)
@@ -59,6 +63,16 @@ class Pipeline:
         self.stop()
         self._worker.close()
 
+    def withhold(self) -> None:
+        """Need credit for every frame from now on, and have none."""
+        self._pacing.credit = 0
+        self._go()
+
+    def add_credit(self) -> None:
+        """Let one more frame come."""
+        self._pacing.credit += 1
+        self._go()
+
     def on_changed(self) -> None:
         """The screen differs from the last capture."""
         self._pacing.changed = True
@@ -67,7 +81,8 @@ class Pipeline:
     def on_sent(self) -> None:
         """The frame has left, or will never."""
         self._pacing.on_sent(self._loop.time())
-        if not self._pacing.captured:
+        if not self._pacing.captured and self._captured is not None:
+            self.skipped += 1
             self._drop_captured()
         self._go()
 
@@ -111,6 +126,12 @@ class Pipeline:
         assert encoder is not None  # noqa: S101 (as there is in every stream)
         self._captured = None
 
+        def encode() -> bytes:
+            began = time.perf_counter()
+            data = encoder.encode(frame)
+            self.encode_time += time.perf_counter() - began  # the only writer; the loop reads
+            return data
+
         def done(result: bytes | SessiondError) -> None:
             self._free_slots.add(frame.slot)
             usable = stream == self._stream and not isinstance(result, SessiondError)
@@ -122,4 +143,4 @@ class Pipeline:
                 self._fail(str(result))
             self._go()
 
-        self._worker.call_nowait(lambda: encoder.encode(frame), done)
+        self._worker.call_nowait(encode, done)

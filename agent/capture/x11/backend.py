@@ -25,9 +25,13 @@ _RESIZES: Final = 8  # tries to catch the picture between two changes of its siz
 
 def open_x11(name: str) -> "X11Capture":
     """Open display ``name``; empty means $DISPLAY. Raises DisplayError."""
-    display = open_display(name)
+    return capture_display(open_display(name))
+
+
+def capture_display(display: Display) -> "X11Capture":
+    """Capture an opened display, which is closed if that cannot be. Raises DisplayError."""
     try:
-        with _lost_display(display):
+        with lost_display(display):
             return X11Capture(display)
     except DisplayError:
         display.close()
@@ -76,7 +80,7 @@ class X11Capture(Capture):
         return ""
 
     def begin(self) -> None:
-        with _lost_display(self._display):
+        with lost_display(self._display):
             self._damage.begin()
             self._cursor.begin()
             self._motion.begin()
@@ -87,14 +91,14 @@ class X11Capture(Capture):
             self._changes &= ~Changes.PICTURE
 
     def end(self) -> None:
-        with _lost_display(self._display):
+        with lost_display(self._display):
             self._damage.end()
             self._cursor.end()
             self._motion.end()
             self._display.flush()
 
     def wait(self, wake_fd: int) -> Changes:
-        with _lost_display(self._display):
+        with lost_display(self._display):
             self._read_events()
             if not self._changes:
                 select.select([self._display.fileno(), wake_fd], [], [])
@@ -103,7 +107,7 @@ class X11Capture(Capture):
         return changes
 
     def grab(self, slot: int) -> Frame | None:
-        with _lost_display(self._display):
+        with lost_display(self._display):
             for _ in range(_RESIZES):
                 if self.unavailable:
                     return None
@@ -127,18 +131,18 @@ class X11Capture(Capture):
         raise DisplayError("the screen changes its size faster than it can be captured")
 
     def cursor(self) -> Cursor | None:
-        with _lost_display(self._display):
+        with lost_display(self._display):
             return self._cursor.image()
 
     def pointer(self) -> tuple[int, int]:
-        with _lost_display(self._display):
+        with lost_display(self._display):
             reply = self._root.query_pointer()
             return reply.root_x, reply.root_y
 
     def outputs(self) -> tuple[str, ...]:
         if not self._display.has_extension(randr.extname):
             return ()
-        with _lost_display(self._display):
+        with lost_display(self._display):
             resources = self._root.xrandr_get_screen_resources_current()
             infos = [
                 self._display.xrandr_get_output_info(output, resources.config_timestamp)
@@ -181,7 +185,7 @@ class X11Capture(Capture):
 
 
 @contextmanager
-def _lost_display(display: Display) -> Iterator[None]:
+def lost_display(display: Display) -> Iterator[None]:
     """Turn what python-xlib raises when the server is gone into DisplayError."""
     try:
         yield

@@ -31,12 +31,39 @@ EVENTS: dict[str, Callable[[Pacing, float], None]] = {
     "encoded": lambda pacing, now: pacing.on_encoded(now, usable=True),
     "failed": lambda pacing, now: pacing.on_encoded(now, usable=False),
     "sent": lambda pacing, now: pacing.on_sent(now),
+    "withhold": lambda pacing, _: setattr(pacing, "credit", 0),
+    "credit": lambda pacing, _: setattr(pacing, "credit", pacing.credit + 1),
     "time": lambda _pacing, _now: None,
 }
 
 Story = list[tuple[float, str, list[Step]]]
 
 STORIES: dict[str, Story] = {
+    "no capture without credit": [
+        (0, "withhold", []),
+        (0, "start", []),
+        (5, "credit", [CAPTURE]),
+        (6, "captured", [ENCODE]),
+        (7, "encoded", []),
+        (8, "sent", []),
+        (50, "changed", []),
+        (60, "credit", [CAPTURE]),
+    ],
+    "one credit is for one frame at a time": [
+        (0, "withhold", []),
+        (0, "credit", []),
+        (0, "start", [CAPTURE]),
+        (0, "captured", [ENCODE]),
+        (20, "changed", []),
+        (21, "credit", [CAPTURE]),
+    ],
+    "a capture that gave nothing keeps its credit": [
+        (0, "withhold", []),
+        (0, "credit", []),
+        (0, "start", [CAPTURE]),
+        (1, "unusable", []),
+        (30, "changed", [CAPTURE]),
+    ],
     "one frame and then rest": [
         (0, "start", [CAPTURE]),
         (1, "captured", [ENCODE]),

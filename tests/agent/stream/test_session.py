@@ -13,10 +13,11 @@ from PIL import Image
 from agent.capture.base import Capture, Changes, Cursor
 from agent.capture.pattern import open_pattern
 from agent.encode.jpeg import JpegEncoder
-from agent.stream import session as session_module
+from agent.stream import streamer as streamer_module
 from agent.stream.framelog import FrameLog
 from agent.stream.screen import Screen
-from agent.stream.session import Codecs, StreamSession
+from agent.stream.session import StreamSession
+from agent.stream.streamer import Codecs
 from sessiond.transport.edge import EdgePoller
 from sessiond.transport.fds import OwnedFd
 from sessiond.transport.port import OpenPort
@@ -181,7 +182,7 @@ async def test_display_info_comes_first(monkeypatch: pytest.MonkeyPatch) -> None
         asked.append(outputs)
         return info
 
-    monkeypatch.setattr(session_module, "display_info", display_info)
+    monkeypatch.setattr(streamer_module, "display_info", display_info)
     capture = ScriptedCapture()
     capture.names = ("Virtual-1",)
     async with connected(capture) as host:
@@ -199,8 +200,8 @@ async def test_pattern_is_streamed() -> None:
             with Image.open(io.BytesIO(message.frame)) as picture:
                 assert picture.size == (65, 49)
                 picture.load()
-        assert host.session._totals.frames >= 6
-        assert "frames, " in host.session._totals.summary()
+        assert host.session.streamer.totals.frames >= 6
+        assert "frames, " in host.session.streamer.totals.summary()
 
 
 @in_loop

@@ -1,4 +1,4 @@
-"""What waits to be written to the port: at most one message of each kind, in their order.
+"""What waits to be written to the port or the link: at most one message of each kind, in order.
 
 Pure. The message that was begun is always finished; of what waits behind it only the newest of
 each kind is kept, so that a slow host gets the newest picture and not a queue of old ones.
@@ -7,27 +7,38 @@ each kind is kept, so that a slow host gets the newest picture and not a queue o
 from typing import Final
 
 from sessiond.wire.device import Type
+from sessiond.wire.link import LinkType
+
+Kind = Type | LinkType
 
 # A host learns of the display and the size before anything that refers to them, and of the
 # cursor's shape before its place.
-_ORDER: Final = (
+_ORDER: Final[tuple[Kind, ...]] = (
     Type.CAPABILITIES,
+    LinkType.READY,
+    LinkType.SERIAL,
     Type.DEVICE_DISPLAY_INFO,
     Type.FORMAT,
     Type.QUALITY_INDICATOR,
     Type.CURSOR_SET,
     Type.CURSOR_MOVE,
     Type.DATA,
+    LinkType.STATS,
+    LinkType.FAILED,
 )
+# What is not a stream's own outlives it.
+_LASTING: Final = frozenset({
+    Type.CAPABILITIES, LinkType.READY, LinkType.STATS, LinkType.FAILED,
+})  # fmt: skip
 
 
 class Outbox:
     """Packed messages; ``peek`` and ``advance`` are for the one writer."""
 
     def __init__(self) -> None:
-        self._waiting: dict[Type, bytes] = {}
+        self._waiting: dict[Kind, bytes] = {}
         self._current = memoryview(b"")
-        self._current_type = Type.INVALID
+        self._current_type: Kind = Type.INVALID
 
     @property
     def has_frame(self) -> bool:
@@ -36,7 +47,7 @@ class Outbox:
             bool(self._current) and self._current_type is Type.DATA
         )
 
-    def put(self, kind: Type, message: bytes) -> None:
+    def put(self, kind: Kind, message: bytes) -> None:
         """Let ``message`` wait, in place of an older one of its kind.
 
         A FORMAT also replaces the frame that waits: that one has the size of the old FORMAT.
@@ -49,9 +60,9 @@ class Outbox:
         self._waiting[kind] = message
 
     def drop_waiting(self) -> None:
-        """Forget the stream's messages, but not one that was begun, nor the answer to the host."""
+        """Forget the stream's messages, but not one that was begun, nor answers to the peer."""
         for kind in _ORDER:
-            if kind is not Type.CAPABILITIES:
+            if kind not in _LASTING:
                 self._waiting.pop(kind, None)
 
     def peek(self) -> memoryview:

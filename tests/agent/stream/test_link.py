@@ -1,0 +1,390 @@
+"""One link, with the daemon's own state machine at the other end of a socket pair."""
+
+import itertools
+import os
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+
+from agent.capture.base import Capture, Changes
+from agent.encode.jpeg import JpegEncoder
+from agent.stream import link as link_module
+from agent.stream.discover import NoDisplayError, Opened
+from agent.stream.framelog import FrameLog
+from agent.stream.link import ALLOWED, LinkSession, State, adopt_link
+from agent.stream.link_app import codec_maker
+from sessiond.errors import DisplayError, ProtocolError, SessiondError, UsageError
+from sessiond.transport.edge import EdgePoller
+from sessiond.wire.device import Type
+from sessiond.wire.link import (
+    Activate,
+    Config,
+    Credit,
+    DeviceMessage,
+    Failed,
+    Pause,
+    Ready,
+    ToAgent,
+    pack,
+)
+from tests.agent.scripted import SIZE, ScriptedCapture, settled
+from tests.agent.stream.daemon import Daemon
+from tests.fixtures.loop import in_loop, turns
+
+CONFIG = Config("c1", os.getuid(), vt=7)
+BEGINNING = [Type.FORMAT, Type.CURSOR_SET, Type.CURSOR_MOVE, Type.DATA]
+
+
+class Linked(Daemon):
+    """A daemon, and the session that it speaks to."""
+
+    session: LinkSession
+
+    async def quiet(self) -> None:
+        """Return when what was said has had its effect; nothing is heard meanwhile."""
+        for _ in range(3):
+            await turns(5)
+            assert self.session._screen
+            await settled(self.session._screen)
+        await turns(5)
+        assert not self.pending
+        with pytest.raises(BlockingIOError):
+            self.sock.recv(1)
+
+
+@asynccontextmanager
+async def linked(capture: Capture | Exception) -> AsyncIterator[Linked]:
+    def open_display(_config: Config) -> Opened:
+        if isinstance(capture, Exception):
+            raise capture
+        return Opened(capture, "a rule", ":5", 7)
+
+    async with AsyncExitStack() as stack:
+        ours, theirs = socket.socketpair()
+        stack.enter_context(theirs)
+        theirs.setblocking(False)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # so that a frame fills it
+        poller = EdgePoller()
+        stack.callback(poller.close)
+        daemon = Linked(theirs)
+        frames = FrameLog("", binary=False, frames=False)
+        daemon.session = LinkSession(
+            adopt_link(ours.detach()), poller, open_display,
+            codec_maker([JpegEncoder], ["framerate=100"]), frames,
+        )  # fmt: skip
+        stack.callback(daemon.session.close)
+        yield daemon
+
+
+@in_loop
+async def test_ready() -> None:
+    async with linked(ScriptedCapture()) as daemon:
+        assert await daemon.configure(CONFIG) == Ready("a rule", ":5", *SIZE, vt=7)
+        await daemon.quiet()
+
+
+@in_loop
+async def test_stream_needs_credit_for_each_frame() -> None:
+    capture = ScriptedCapture()
+    async with linked(capture) as daemon:
+        await daemon.configure(CONFIG)
+        await daemon.activate()
+        assert await daemon.hear_types(Type.CURSOR_MOVE) == BEGINNING[:-1]
+        await daemon.quiet()
+        assert capture.grabs == 0
+        capture.draw()
+        await daemon.quiet()
+        await daemon.say(Credit())
+        assert await daemon.hear_types() == [Type.DATA]
+        capture.draw()
+        await daemon.quiet()
+        assert capture.grabs == 1  # a picture is not taken before it may be sent
+        await daemon.say(Credit(), Credit())
+        for _ in range(2):
+            assert await daemon.hear_types() == [Type.DATA]
+            capture.draw()
+        await daemon.quiet()
+        assert capture.grabs == 3
+
+
+@in_loop
+async def test_unused_credit_stays() -> None:
+    capture = ScriptedCapture()
+    async with linked(capture) as daemon:
+        await daemon.configure(CONFIG)
+        await daemon.activate(credit=3)
+        await daemon.hear_types()
+        await daemon.quiet()
+        for _ in range(2):
+            capture.draw()
+            assert await daemon.hear_types() == [Type.DATA]
+        capture.draw()
+        await daemon.quiet()
+
+
+@pytest.mark.parametrize("pause", [True, False])
+@in_loop
+async def test_credit_ends_with_pause_and_activate(*, pause: bool) -> None:
+    capture = ScriptedCapture()
+    async with linked(capture) as daemon:
+        await daemon.configure(CONFIG)
+        await daemon.activate(credit=5)
+        await daemon.hear_types()
+        if pause:
+            await daemon.say(Pause())
+            capture.draw()
+            capture.tell(Changes.CURSOR | Changes.POINTER)
+            await daemon.quiet()
+            assert capture.calls == ["begin", "end"]
+        await daemon.activate()
+        assert await daemon.hear_types(Type.CURSOR_MOVE) == BEGINNING[:-1]
+        await daemon.quiet()
+        await daemon.say(Credit())
+        assert await daemon.hear_types() == [Type.DATA]
+
+
+@in_loop
+async def test_every_activate_is_a_beginning() -> None:
+    async with linked(ScriptedCapture()) as daemon:
+        await daemon.configure(CONFIG)
+        for _ in range(3):
+            await daemon.activate(credit=1)
+            assert await daemon.hear_types() == BEGINNING
+
+
+@in_loop
+async def test_stats_at_most_once_a_second() -> None:
+    capture = ScriptedCapture()
+    async with linked(capture) as daemon:
+        await daemon.configure(CONFIG)
+        await daemon.activate(credit=9)
+        await daemon.hear_types()
+        for _ in range(2):
+            capture.draw()
+            await daemon.hear_types()
+        await turns(5)
+        daemon.session._stats_due = 0.0  # a second later
+        capture.draw()
+        await daemon.hear_types()
+        await daemon.say(Pause())
+        # SERIAL and FORMAT of the next stream come after whatever was on its way.
+        await daemon.activate(credit=1)
+        await daemon.hear_types()
+        assert [s.frames for s in daemon.stats] == [1, 3]
+        assert daemon.stats[0].codec == "jpeg"
+        assert daemon.stats[1].size > 0
+        assert daemon.stats[1].encode_ms > 0
+
+
+@in_loop
+async def test_waits_for_the_x_server_to_be_on_its_vt() -> None:
+    capture = ScriptedCapture()
+    capture.reason = "away"
+    async with linked(capture) as daemon:
+        await daemon.configure(CONFIG)
+        await daemon.quiet()
+        await daemon.activate(credit=1)
+        await daemon.quiet()  # not even a SERIAL
+        assert daemon.session._waits_for_vt
+        capture.reason = ""
+        capture.tell(Changes.AVAILABLE | Changes.PICTURE)
+        assert await daemon.hear_types() == BEGINNING
+
+
+@in_loop
+async def test_waits_for_the_vt_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "VT_TIMEOUT", 0.01)
+    capture = ScriptedCapture()
+    capture.reason = "away"
+    async with linked(capture) as daemon:
+        await daemon.configure(CONFIG)
+        await daemon.quiet()
+        await daemon.activate(credit=1)
+        assert await daemon.hear_types(Type.CURSOR_MOVE) == [Type.CURSOR_SET, Type.CURSOR_MOVE]
+        capture.reason = ""
+        capture.tell(Changes.AVAILABLE | Changes.PICTURE)
+        assert await daemon.hear_types() == [Type.FORMAT, Type.DATA]
+
+
+@in_loop
+async def test_nothing_is_captured_off_the_vt() -> None:
+    capture = ScriptedCapture()
+    async with linked(capture) as daemon:
+        await daemon.configure(CONFIG)
+        await daemon.activate(credit=2)
+        await daemon.hear_types()
+        capture.reason = "away"
+        capture.tell(Changes.AVAILABLE | Changes.PICTURE)
+        await daemon.quiet()
+        capture.reason = ""
+        capture.tell(Changes.AVAILABLE | Changes.PICTURE)
+        assert await daemon.hear_types() == [Type.DATA]  # for the credit that was not used
+
+
+@pytest.mark.parametrize(
+    ("problem", "reason"),
+    [
+        (NoDisplayError("no-display-found", "none"), "no-display-found"),
+        (NoDisplayError("type-unsupported", "XWayland"), "type-unsupported"),
+        (DisplayError("display :5 has no DAMAGE extension"), "display-refused"),
+    ],
+)
+@in_loop
+async def test_no_display(problem: DisplayError, reason: str) -> None:
+    async with linked(problem) as daemon:
+        assert await daemon.failure(CONFIG) == Failed(reason, str(problem))
+        with pytest.raises(SessiondError, match=str(problem)):
+            await daemon.session.ended
+
+
+@in_loop
+async def test_display_is_lost() -> None:
+    capture = ScriptedCapture()
+    async with linked(capture) as daemon:
+        await daemon.configure(CONFIG)
+        await daemon.activate(credit=1)
+        await daemon.hear_types()
+        capture.tell(DisplayError("display :5 has gone away"))
+        assert await daemon.hear() == Failed("display-refused", "display :5 has gone away")
+        with pytest.raises(DisplayError):
+            await daemon.session.ended
+
+
+@in_loop
+async def test_display_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "OPEN_TIMEOUT", 0.01)
+    monkeypatch.setattr(link_module, "CLOSE_TIMEOUT", 0.01)
+    capture = ScriptedCapture()
+    capture.gate.clear()
+    async with linked(capture) as daemon:
+        daemon.session._open_display = lambda _: Opened(capture, str(capture.gate.wait()), "")
+        failed = await daemon.failure(CONFIG)
+        capture.gate.set()
+        assert failed == Failed("display-refused", "the display did not answer in 0.01 s")
+        with pytest.raises(DisplayError):
+            await daemon.session.ended
+
+
+@in_loop
+async def test_wrong_codec_options() -> None:
+    async with linked(ScriptedCapture()) as daemon:
+        failed = await daemon.failure(Config("c1", 0, codec_options=("speed=1",)))
+        assert failed.reason == "encoder-failed"
+        assert "there is no 'speed'" in failed.text
+        with pytest.raises(UsageError):
+            await daemon.session.ended
+
+
+@in_loop
+async def test_codec_that_we_have_not() -> None:
+    async with linked(ScriptedCapture()) as daemon:
+        await daemon.configure(CONFIG)
+        await daemon.say(Activate(1, (99,)))
+        assert (await daemon.hear_a(Failed)).reason == "encoder-failed"
+        with pytest.raises(SessiondError):
+            await daemon.session.ended
+
+
+@in_loop
+async def test_frame_over_the_links_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "MAX_FRAME", 100)
+    async with linked(ScriptedCapture()) as daemon:
+        await daemon.configure(CONFIG)
+        await daemon.activate(credit=1)
+        failed = await daemon.hear_until(lambda m: not isinstance(m, DeviceMessage))
+        assert isinstance(failed, Failed)
+        assert failed.reason == "encoder-failed"
+        with pytest.raises(SessiondError):
+            await daemon.session.ended
+
+
+@pytest.mark.parametrize("messages", [0, 1, 2])
+@in_loop
+async def test_daemon_is_gone(messages: int) -> None:
+    async with linked(ScriptedCapture()) as daemon:
+        if messages:
+            await daemon.configure(CONFIG)
+        if messages > 1:
+            await daemon.activate(credit=1)
+            await daemon.hear_types()
+        daemon.sock.close()
+        await daemon.session.ended
+
+
+@in_loop
+async def test_daemon_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "CONFIG_TIMEOUT", 0.01)
+    async with linked(ScriptedCapture()) as daemon:
+        with pytest.raises(ProtocolError, match="said nothing in"):
+            await daemon.session.ended
+
+
+WORDS: Sequence[ToAgent] = (CONFIG, Activate(1, (1,)), Credit(), Pause())
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (state, message)
+        for state, message in itertools.product(State, WORDS)
+        if type(message) not in ALLOWED[state] and state is not State.ENDING
+    ],
+)
+@in_loop
+async def test_word_out_of_turn(state: State, message: ToAgent) -> None:
+    async with linked(ScriptedCapture()) as daemon:
+        daemon.session.state = state
+        await daemon.say_bytes(pack(message))
+        with pytest.raises(ProtocolError, match=f"{message.TYPE.name} in state {state.name}"):
+            await daemon.session.ended
+
+
+@in_loop
+async def test_garbage() -> None:
+    async with linked(ScriptedCapture()) as daemon:
+        await daemon.say_bytes(bytes(8))
+        with pytest.raises(ProtocolError, match="the daemon broke the protocol"):
+            await daemon.session.ended
+
+
+@in_loop
+async def test_last_words_wait_for_what_was_begun() -> None:
+    capture = ScriptedCapture()
+    capture.size_now = (4000, 2000)
+    async with linked(capture) as daemon:
+        await daemon.configure(CONFIG)
+        await daemon.activate(credit=1)
+        while not daemon.session._channel.is_blocked:
+            assert daemon.session._screen
+            await settled(daemon.session._screen)
+        capture.tell(DisplayError("gone"))
+        assert await daemon.hear_types() == BEGINNING
+        assert await daemon.hear() == Failed("display-refused", "gone")
+        with pytest.raises(DisplayError):
+            await daemon.session.ended
+
+
+def test_link_must_be_a_stream_socket() -> None:
+    first, second = socket.socketpair(type=socket.SOCK_DGRAM)
+    with first, second, open("/dev/null", "rb") as null:
+        for fd in (first.fileno(), null.fileno(), 12345, -1):
+            with pytest.raises(UsageError, match=f"--link-fd {fd} is not a"):
+                adopt_link(fd)
+        first.send(b"still open")
+
+
+def test_link_is_adopted_closed_on_exec_and_without_blocking() -> None:
+    first, second = socket.socketpair()
+    with second:
+        os.set_inheritable(first.fileno(), True)
+        port = adopt_link(first.detach())
+        with port.fd as fd:
+            assert not os.get_inheritable(fd.fileno())
+            assert not os.get_blocking(fd.fileno())
+
+
+def test_options_of_the_daemon_come_after_those_of_the_command_line() -> None:
+    codecs = codec_maker([JpegEncoder], ["framerate=10"])(["quality=7", "framerate=20"])
+    assert (codecs.framerate, codecs.options["quality"]) == (20, 7)
