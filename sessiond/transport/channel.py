@@ -65,8 +65,12 @@ class Channel:
             self.is_blocked = True
         except OSError as error:
             self.is_blocked = True
-            asyncio.get_running_loop().call_soon(self._lose, _reason(error))
+            asyncio.get_running_loop().call_soon(self._write_failed, _reason(error))
         return 0
+
+    def read_rest(self) -> None:
+        """Hand on what is there to be read, without waiting for the loop to say so."""
+        self._read()
 
     def close(self) -> None:
         """Close the port without a word to the handler; a second call does nothing."""
@@ -106,6 +110,10 @@ class Channel:
     def _read_on(self) -> None:
         self._reads_soon = False
         self._read()
+
+    def _write_failed(self, reason: str) -> None:
+        self._read()  # what the peer said before it went
+        self._lose(reason)
 
     def _lose(self, reason: str) -> None:
         if not self._closed:

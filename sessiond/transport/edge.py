@@ -30,13 +30,13 @@ class EdgePoller:
 
         The state at registration counts as a first change.
         """
-        self._handlers[fd] = handler
         self._epoll.register(fd, READABLE | WRITABLE | select.EPOLLET)
+        self._handlers[fd] = handler
 
     def watch_priority(self, fd: int, handler: Handler) -> None:
         """Call ``handler(events)`` at each change of a sysfs attribute (sysfs_notify, POLLPRI)."""
-        self._handlers[fd] = handler
         self._epoll.register(fd, select.EPOLLPRI | select.EPOLLERR | select.EPOLLET)
+        self._handlers[fd] = handler
 
     def forget(self, fd: int) -> None:
         """Stop watching ``fd``; to be called before it is closed."""

@@ -25,7 +25,11 @@ class VtFile:
         except OSError:
             return
         self.number = self._read()
-        poller.watch_priority(self._fd.fileno(), self._changed)
+        try:
+            poller.watch_priority(self._fd.fileno(), self._changed)
+        except PermissionError:  # not of sysfs: a plain file never tells that it changed
+            self._fd.close()
+            self._fd = None
 
     def close(self) -> None:
         """Watch no more."""

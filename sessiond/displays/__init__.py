@@ -1,0 +1,1 @@
+"""Displays that root may know of without following a path of a user's."""

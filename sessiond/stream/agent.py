@@ -1,0 +1,218 @@
+"""One agent as the supervisor sees it: a process, its link, and what may still come from it.
+
+An agent that breaks the link's rules, or sends a frame without credit, is killed; its end is the
+only thing that anybody else hears of it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from sessiond.errors import ProtocolError
+from sessiond.stream.launch import AgentProcess
+from sessiond.transport.channel import Channel
+from sessiond.transport.edge import EdgePoller
+from sessiond.transport.port import OpenPort
+from sessiond.wire.device import Type
+from sessiond.wire.link import (
+    Activate,
+    Config,
+    Credit,
+    DeviceMessage,
+    Failed,
+    Pause,
+    Ready,
+    Stats,
+    ToAgent,
+)
+from sessiond.wire.link_state import AgentLink, State
+
+log = logging.getLogger(__name__)
+
+READY_TIMEOUT: Final = 20.0  # seconds to find and open a display, candidate after candidate
+_MAX_UNSENT: Final = 1 << 20  # bytes of ours that an agent has not read: it hangs
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How an agent ended: its own words if it had any, else its status."""
+
+    status: int
+    failed: Failed | None
+    was_ready: bool
+    was_asked: bool  # we stopped it
+
+
+class AgentListener(Protocol):
+    """Who hears of an agent."""
+
+    def on_ready(self, agent: "Agent", ready: Ready) -> None:
+        """Its display is open."""
+
+    def on_message(self, agent: "Agent", message: DeviceMessage) -> None:
+        """A message for the host."""
+
+    def on_stats(self, agent: "Agent", stats: Stats) -> None:
+        """What its stream has done."""
+
+    def on_exit(self, agent: "Agent", end: Exit) -> None:
+        """It has ended; the last call."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentStart:
+    """What is needed to start one: for which session, by which command, with which words."""
+
+    key: str
+    command: Sequence[str]
+    env: Mapping[str, str]
+    config: Config
+
+
+class Agent:
+    """A started agent; lives until ``on_exit``."""
+
+    def __init__(self, start: AgentStart, poller: EdgePoller, listener: AgentListener) -> None:
+        """Start the process and send CONFIG. Raises OSError."""
+        self.key = start.key
+        self._loop = asyncio.get_running_loop()
+        self._listener = listener
+        self._process = AgentProcess(start.command, start.env, self._on_exit)
+        self._link = AgentLink()
+        self._unsent = bytearray()
+        self._credits = 0
+        self._failed: Failed | None = None
+        self._was_asked = False
+        self._is_ending = False
+        self.ready: Ready | None = None
+        port = OpenPort(self._process.link, f"link of {start.key}", waits_for_host=False)
+        self._channel = Channel(port, poller, self)
+        self._deadline = self._loop.call_later(READY_TIMEOUT, self._give_up)
+        self._send(start.config)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether its end is near: it was told to end, or its link is over."""
+        return self._was_asked or self._is_ending
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it is the one that is shown."""
+        return self._link.state in {State.WAITING, State.SYNCED, State.STREAMING}
+
+    @property
+    def serial(self) -> int:
+        """Of its newest ACTIVATE."""
+        return self._link.serial
+
+    def activate(self, serial: int, codecs: Sequence[int], *, quality: bool) -> None:
+        """Show it from now on; it must be ready."""
+        self._credits = 0
+        self._send(Activate(serial, tuple(codecs), quality))
+        self.give_credit()
+
+    def give_credit(self) -> None:
+        """Let one more frame come."""
+        self._credits += 1
+        self._send(Credit())
+
+    def pause(self) -> None:
+        """Show it no more."""
+        if self.is_active:
+            self._send(Pause())
+
+    def stop(self) -> None:
+        """End it; ``on_exit`` follows within ``launch.KILL_AFTER`` seconds."""
+        self._was_asked = True
+        self._deadline.cancel()
+        self._process.stop()
+
+    # From the link.
+
+    def on_bytes(self, data: bytes) -> None:
+        """Hear the agent, until it breaks the rules."""
+        if self._is_ending:
+            return
+        try:
+            for message in self._link.receive(data):
+                self._handle(message)
+        except ProtocolError as error:
+            self._break(f"broke the link's rules: {error}")
+
+    def on_writable(self) -> None:
+        """Go on writing."""
+        self._flush()
+
+    def on_lost(self, reason: str) -> None:
+        """Its end is near; the process tells the rest."""
+        log.debug("agent %d: link: %s", self.pid, reason)
+        self._end()
+
+    def _handle(self, message: Ready | Stats | Failed | DeviceMessage | object) -> None:
+        match message:
+            case DeviceMessage():
+                self._relay(message)
+            case Ready():
+                self._deadline.cancel()
+                self.ready = message
+                self._listener.on_ready(self, message)
+            case Stats():
+                self._listener.on_stats(self, message)
+            case Failed():
+                self._failed = message
+                self._end()  # by itself, or else by force
+
+    def _relay(self, message: DeviceMessage) -> None:
+        if message.type is Type.DATA:
+            if not self._credits:
+                raise ProtocolError("a frame without credit")
+            self._credits -= 1
+        self._listener.on_message(self, message)
+
+    def _end(self) -> None:
+        self._is_ending = True
+        self._deadline.cancel()
+        self._process.expect_end()
+
+    def _send(self, message: ToAgent) -> None:
+        log.debug("to agent %d: %s", self.pid, type(message).__name__)
+        self._unsent += self._link.send(message)
+        if len(self._unsent) > _MAX_UNSENT:
+            self._break("does not read its link")
+        self._flush()
+
+    def _flush(self) -> None:
+        while self._unsent:
+            count = self._channel.write_nowait(memoryview(bytes(self._unsent)))
+            if not count:
+                return
+            del self._unsent[:count]
+
+    def _give_up(self) -> None:
+        text = f"the agent did not find a display within {READY_TIMEOUT:g} s"
+        self._failed = Failed("agent-timeout", text)
+        self._is_ending = True
+        self._process.kill()
+
+    def _break(self, why: str) -> None:
+        log.warning("agent %d %s", self.pid, why)
+        self._failed = Failed("agent-crashed", f"the agent {why}")
+        self._is_ending = True
+        self._process.kill()
+
+    def _on_exit(self, status: int) -> None:
+        self._deadline.cancel()
+        self._channel.read_rest()  # its last words may have come with its end
+        self._channel.close()
+        end = Exit(status, self._failed, self.ready is not None, self._was_asked)
+        self._listener.on_exit(self, end)
+
+
+StartAgent = Callable[[AgentStart], Agent]

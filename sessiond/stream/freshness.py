@@ -1,0 +1,130 @@
+"""How much may be on its way to the host. Pure: the time comes in with every event.
+
+What the kernel accepted is not yet consumed: a virtqueue takes 128 writes before it blocks, and
+behind a slow line that is seconds. At each refusal the queue is known to be full; so what fell
+out at its other end between two refusals is what was consumed, and tells the host's rate. From
+then on writes are so small that a full queue holds ``FULL`` seconds of that rate, and the next
+frame is asked for when no more than ``IN_FLIGHT`` seconds are on their way.
+
+Without a refusal nothing tells whether the host has become faster: so where it is the estimate
+that holds frames back, it grows a little with each queueful that went through, and more the
+longer that lasts, until the next refusal.
+"""
+
+from collections import deque
+from typing import Final
+
+QUEUE: Final = 128  # writes; Linux, virtio_console: the size of QEMU's virtqueue
+LARGE: Final = 32 << 10  # bytes of one write; a virtio port takes no more
+SMALLEST: Final = 256
+IN_FLIGHT: Final = 0.1  # seconds
+FULL: Final = 0.2  # seconds; more than IN_FLIGHT, or every frame would be stopped half-way
+LONGEST: Final = 1.0  # seconds; a wrong estimate must not silence the stream
+_STALL: Final = 1.0  # seconds without a byte taken: a host that sleeps, not a slow one
+_SHORTEST: Final = 0.05  # seconds; a sample over less says little
+_WEIGHT: Final = 0.5  # of the newest sample in the estimate
+_DOUBT: Final = 0.8  # what is left of an estimate with which the refusal was not to be expected
+_PROBE: Final = 0.01  # growth of the estimate at the first queueful that was not refused
+
+
+class Freshness:
+    """Watches the writes to one opening of the port."""
+
+    def __init__(self) -> None:
+        self._recent: deque[int] = deque()  # what a full queue would hold, the oldest first
+        self._held = 0  # its sum
+        self._capacity = QUEUE
+        self._rate = 0.0  # bytes/s consumed; 0: not known, nothing has ever blocked
+        self._queued = 0.0  # bytes on their way at ``_at``
+        self._at = 0.0
+        self._sample_from: float | None = None  # a refusal
+        self._consumed = 0  # since then, in bytes
+        self._writes = 0  # since then
+        self._was_empty = False  # since then, as far as the estimate goes
+        self._blocked_at: float | None = None  # nothing was accepted since
+        self._unrefused = 0  # writes
+        self._probes = 0
+        self._held_back = False  # a frame, by our delay, since the last probe
+
+    @property
+    def rate(self) -> float:
+        """Bytes a second that the host consumes; 0 while nobody knows."""
+        return self._rate
+
+    @property
+    def write_size(self) -> int:
+        """How many bytes to write at once."""
+        if not self._rate:
+            return LARGE
+        return min(LARGE, max(SMALLEST, int(self._rate * FULL / QUEUE)))
+
+    def on_accepted(self, now: float, size: int) -> None:
+        """A write was taken by the kernel."""
+        self._drain(now)
+        if self._blocked_at is not None and now - self._blocked_at > _STALL:
+            self._begin_sample(now)
+        self._blocked_at = None
+        self._recent.append(size)
+        self._held += size
+        self._writes += 1
+        if len(self._recent) > self._capacity:
+            oldest = self._recent.popleft()
+            self._held -= oldest
+            self._consumed += oldest
+        self._queued = min(self._queued + size, self._held)
+        self._unrefused += 1
+
+    def on_blocked(self, now: float) -> None:
+        """A write was refused: the queue is full. More calls until one is taken do nothing."""
+        if self._blocked_at is not None:
+            return
+        if self._sample_from is None:
+            self._capacity = min(len(self._recent), QUEUE) or QUEUE  # less than QUEUE: a socket
+            self._begin_sample(now)
+        elif now - self._sample_from >= _SHORTEST:
+            self._take_sample(self._consumed / (now - self._sample_from))
+            self._begin_sample(now)
+        self._blocked_at = self._at = now
+        self._queued = float(self._held)
+        self._unrefused = self._probes = 0
+
+    def on_drained(self) -> None:
+        """All was written: if for a queueful nothing was refused, the host may be faster."""
+        if self._rate and self._unrefused >= self._capacity:
+            self._unrefused = 0
+            if self._held_back:
+                self._probes += 1
+                self._rate *= 1 + _PROBE * self._probes
+            self._held_back = False
+
+    def delay(self, now: float) -> float:
+        """Return the seconds after which one more frame may be asked for; 0 for at once."""
+        if not self._rate:
+            return 0.0
+        self._drain(now)
+        wait = min(LONGEST, max(0.0, self._queued / self._rate - IN_FLIGHT))
+        self._held_back = self._held_back or wait > 0
+        return wait
+
+    def _begin_sample(self, now: float) -> None:
+        self._sample_from = now
+        self._consumed = self._writes = 0
+        self._was_empty = False
+
+    def _take_sample(self, sample: float) -> None:
+        # A queue that was full, and took less than a queueful until it was full again, was never
+        # empty. One that was may have been idle: then the host consumes at least so much.
+        is_exact = self._writes < self._capacity or not self._was_empty
+        if not self._rate:
+            self._rate = sample
+        elif is_exact:
+            self._rate += _WEIGHT * (sample - self._rate)
+        else:
+            self._rate = max(self._rate * _DOUBT, sample)
+
+    def _drain(self, now: float) -> None:
+        self._queued -= self._rate * (now - self._at)
+        if self._queued <= 0:
+            self._queued = 0.0
+            self._was_empty = True
+        self._at = now

@@ -1,0 +1,209 @@
+"""The stream port: opened once, kept open, always read, written in whole messages.
+
+The port is not closed while the host may be stopped in the middle of a stream: with
+spice-server 0.15.1 a port that is closed then never works again, and the guest cannot see it.
+So only STOP, NOTIFY_ERROR, a broken protocol or a host that hung up lead to a close.
+"""
+
+import asyncio
+import logging
+from typing import Final, Protocol
+
+from sessiond.errors import PortBusyError, PortError, ProtocolError
+from sessiond.model import Reason
+from sessiond.stream.freshness import Freshness
+from sessiond.stream.holder import holder_of
+from sessiond.transport.backoff import Backoff
+from sessiond.transport.channel import Channel
+from sessiond.transport.edge import EdgePoller
+from sessiond.transport.port import open_port
+from sessiond.wire.device import Capabilities, NotifyError, Role, StartStop, Type, Unknown
+from sessiond.wire.device_state import DeviceConnection
+from sessiond.wire.outbox import Outbox
+
+log = logging.getLogger(__name__)
+
+STALLED: Final = 1.0  # seconds without a byte taken, while one waits
+STEADY: Final = 10.0  # seconds after which an opening counts as a success
+
+
+class PortListener(Protocol):
+    """Who hears of the port."""
+
+    def on_port(self, reason: Reason | None, text: str) -> None:
+        """It is open (None), or why it is not."""
+
+    def on_start(self, codecs: tuple[int, ...], *, quality: bool) -> None:
+        """A client watches: begin a new stream."""
+
+    def on_stop(self) -> None:
+        """Nobody watches; also when the port closes."""
+
+    def on_frame_sent(self, delay: float) -> None:
+        """The frame has left; after ``delay`` seconds one more may be asked for."""
+
+    def on_stalled(self, *, stalled: bool) -> None:
+        """The host takes nothing, or takes something again."""
+
+
+class HostPort:
+    """Owns the port from ``open`` to ``close``."""
+
+    def __init__(self, path: str, poller: EdgePoller, listener: PortListener) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._path = path
+        self._poller = poller
+        self._listener = listener
+        self._backoff = Backoff()
+        self._retry: asyncio.TimerHandle | None = None
+        self._opened_at = 0.0
+        self._complaint = ""
+        self._reset()
+
+    def _reset(self) -> None:
+        self._channel: Channel | None = None
+        self._device = DeviceConnection(Role.GUEST)
+        self._outbox = Outbox()
+        self._freshness = Freshness()
+        self._has_frame = False
+        self._watchdog: asyncio.TimerHandle | None = None
+        self._is_stalled = False
+
+    def open(self) -> None:
+        """Open the port, now or as soon as that is possible; ``on_port`` tells."""
+        self._retry = None
+        try:
+            port = open_port(self._path)
+        except PortError as error:
+            self._complain(error)
+            self._retry = self._loop.call_later(self._backoff.delay(), self.open)
+            return
+        self._reset()
+        self._complaint = ""
+        self._opened_at = self._loop.time()
+        self._channel = Channel(port, self._poller, self)
+        log.info("port %s is open", self._path)
+        self._listener.on_port(None, "")
+
+    def close(self) -> None:
+        """Close it for good, or until ``open``."""
+        if self._retry:
+            self._retry.cancel()
+        self._calm()
+        if self._channel:
+            self._channel.close()
+        self._channel = None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it is open, or will be as soon as that is possible."""
+        return self._channel is not None or self._retry is not None
+
+    def put(self, kind: Type, message: bytes) -> None:
+        """Send a whole message, in place of an older one of its kind that still waits."""
+        if self._channel:
+            self._outbox.put(kind, message)
+            self._has_frame = self._has_frame or kind is Type.DATA
+            self._flush()
+
+    def drop_waiting(self) -> None:
+        """Forget what was not begun."""
+        self._outbox.drop_waiting()
+        self._settle()
+
+    # From the channel.
+
+    def on_bytes(self, data: bytes) -> None:
+        """Hear the host."""
+        try:
+            for message in self._device.receive(data):
+                log.debug("from the host: %s", type(message).__name__)
+                self._handle(message)
+        except ProtocolError as error:
+            self._lose(f"the host broke the protocol: {error}")
+
+    def on_writable(self) -> None:
+        """Go on writing."""
+        if self._is_stalled:
+            self._is_stalled = False
+            self._listener.on_stalled(stalled=False)
+        self._flush()
+
+    def on_lost(self, reason: str) -> None:
+        """Open it again."""
+        self._lose(reason)
+
+    def _handle(self, message: object) -> None:
+        match message:
+            case Capabilities():
+                self.put(Type.CAPABILITIES, self._device.send(Capabilities()))
+            case StartStop(codecs=()):
+                self._listener.on_stop()
+            case StartStop():
+                quality = self._device.peer.quality_indicator
+                self._listener.on_start(message.codecs, quality=quality)
+            case NotifyError():
+                self._lose(f"the host refused to go on: {message.text} ({message.code})")
+            case Unknown():
+                log.info("skipped a message of unknown type %d from the host", message.type)
+
+    def _flush(self) -> None:
+        channel = self._channel
+        while channel and (data := self._outbox.peek()):
+            count = channel.write_nowait(data[: self._freshness.write_size])
+            now = self._loop.time()
+            if not count:
+                self._freshness.on_blocked(now)
+                break
+            self._calm()
+            self._freshness.on_accepted(now, count)
+            self._outbox.advance(count)
+        else:
+            self._freshness.on_drained()
+        self._settle()
+
+    def _settle(self) -> None:
+        is_blocked = self._channel is not None and self._channel.is_blocked
+        if not is_blocked:
+            self._calm()
+        elif not self._is_stalled and not self._watchdog:
+            self._watchdog = self._loop.call_later(STALLED, self._stall)
+        if self._has_frame and not self._outbox.has_frame:
+            self._has_frame = False
+            self._listener.on_frame_sent(self._freshness.delay(self._loop.time()))
+
+    def _calm(self) -> None:
+        if self._watchdog:
+            self._watchdog.cancel()
+            self._watchdog = None
+
+    def _stall(self) -> None:
+        self._watchdog = None
+        self._is_stalled = True
+        self._listener.on_stalled(stalled=True)
+
+    def _lose(self, reason: str) -> None:
+        if self._channel is None:
+            return
+        log.warning("port %s: %s; opening it again", self._path, reason)
+        if self._loop.time() - self._opened_at > STEADY:
+            self._backoff.reset()
+        self.close()
+        was_stalled = self._is_stalled
+        self._reset()
+        if was_stalled:
+            self._listener.on_stalled(stalled=False)
+        self._listener.on_stop()
+        self._listener.on_port(Reason.HOST_REFUSED, f"The stream port was closed: {reason}.")
+        self._retry = self._loop.call_later(self._backoff.delay(), self.open)
+
+    def _complain(self, error: PortError) -> None:
+        reason, text = Reason.PORT_MISSING, f"{error}."
+        if isinstance(error, PortBusyError):
+            reason = Reason.PORT_BUSY
+            pid = holder_of(self._path)
+            text = f"{error} (process {pid})." if pid else text
+        if text != self._complaint:
+            self._complaint = text
+            log.warning("%s", text)
+            self._listener.on_port(reason, text)

@@ -1,0 +1,380 @@
+"""Makes the world match the decision: agents started and ended, one of them relayed to the port.
+
+Owns the port, the agents, the back-off and the grace; all state is keyed by logind's session id.
+What is decided comes in by ``on_decision``; what is so, goes out by ``on_status``.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from sessiond.model import Decision, Reason, Session, Status
+from sessiond.stream.agent import Agent, AgentStart, Exit
+from sessiond.stream.port import HostPort
+from sessiond.stream.reconcile import PLACEHOLDER, Action, Phase, Wanted, reconcile
+from sessiond.transport.backoff import Backoff
+from sessiond.transport.edge import EdgePoller
+from sessiond.wire.device import HIDDEN_CURSOR, Type
+from sessiond.wire.device import pack as pack_device
+from sessiond.wire.link import DeviceMessage, Ready, Stats
+
+log = logging.getLogger(__name__)
+
+_AGENT_REASONS = frozenset({
+    Reason.NO_DISPLAY_FOUND, Reason.DISPLAY_REFUSED, Reason.AGENT_CRASHED, Reason.AGENT_TIMEOUT,
+    Reason.ENCODER_FAILED, Reason.TYPE_UNSUPPORTED,
+})  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Trouble:
+    """Why a session's agent ended, and when it is tried again."""
+
+    reason: Reason
+    text: str
+    backoff: Backoff = field(default_factory=Backoff)
+    timer: asyncio.TimerHandle | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the supervisor is given.
+
+    ``prepare(session, ready)`` finds out how a session's agent is started, off the loop, and calls
+    ``ready`` with it; ``placeholder(text)`` is the start of one that shows a sentence.
+    ``reread(session_id)`` asks for newer facts of a session that something failed about;
+    ``on_agent(key, pid)`` hears of every agent that was started.
+    """
+
+    port_path: str
+    grace: float
+    when_idle: str
+    prepare: Callable[[Session, Callable[[AgentStart], None]], None]
+    placeholder: Callable[[str], AgentStart]
+    reread: Callable[[str], None]
+    on_status: Callable[[Status], None]
+    on_agent: Callable[[str, int], None]
+
+
+class Supervisor:
+    """Runs from ``start`` to ``close``."""
+
+    def __init__(self, parts: Parts, poller: EdgePoller) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._parts = parts
+        self._poller = poller
+        self._port = HostPort(parts.port_path, poller, self)
+        self._decision = Decision("", Reason.LOGIND_MISSING, "Waiting for systemd-logind.")
+        self._sessions: Mapping[str, Session] = {}
+        self._agents: dict[str, Agent] = {}
+        self._preparing: set[str] = set()
+        self._trouble: dict[str, _Trouble] = {}
+        self._codecs: tuple[int, ...] = ()
+        self._quality = False
+        self._serial = 0
+        self._restarts = 0
+        self._port_reason: Reason | None = Reason.PORT_MISSING
+        self._port_text = "The stream port is not open yet."
+        self._is_stalled = False
+        self._placeholder_text = ""
+        self._grace: asyncio.TimerHandle | None = None
+        self._is_informed = False  # whether anything was decided yet
+        self._is_settling = False
+        self._is_closed = False
+        self._idle = asyncio.Event()
+
+    def start(self) -> None:
+        """Open the port."""
+        self._port.open()
+
+    async def close(self) -> None:
+        """Stop every agent, wait for their ends, close the port."""
+        self._is_closed = True
+        for handle in [self._grace, *(t.timer for t in self._trouble.values())]:
+            if handle:
+                handle.cancel()
+        for agent in self._agents.values():
+            agent.stop()
+        while self._agents:
+            self._idle.clear()
+            await self._idle.wait()
+        self._port.close()
+
+    def on_decision(
+        self, decision: Decision, sessions: Mapping[str, Session], *, is_gap: bool
+    ) -> None:
+        """Show what is decided now; ``sessions`` are all that exist.
+
+        ``is_gap``: no session at all is active, as in the middle of a login or a switch.
+        """
+        changed = {key for key, it in sessions.items() if it != self._sessions.get(key)}
+        for gone in self._trouble.keys() - sessions.keys():
+            self._forgive(gone)
+        for key in changed & self._trouble.keys():
+            self._forgive(key)  # something about it is new: no reason to wait any longer
+        self._is_informed = True
+        had, self._decision, self._sessions = self._decision, decision, sessions
+        if not is_gap:
+            self._end_grace()
+        elif had.session and not self._grace:
+            self._grace = self._loop.call_later(self._parts.grace, self._grace_is_over)
+        if decision.session and decision.session != had.session:
+            self._forgive(decision.session)
+        self._settle()
+
+    # From the port.
+
+    def on_port(self, reason: Reason | None, text: str) -> None:
+        """Take note of the port's state."""
+        self._port_reason, self._port_text = reason, text
+        self._settle()
+
+    def on_start(self, codecs: tuple[int, ...], *, quality: bool) -> None:
+        """Begin a new stream, also for whoever is shown already."""
+        self._codecs, self._quality = codecs, quality
+        for agent in self._agents.values():
+            agent.pause()
+        self._settle()
+
+    def on_stop(self) -> None:
+        """Nobody watches."""
+        self._codecs = ()
+        self._port.drop_waiting()
+        self._settle()
+
+    def on_frame_sent(self, delay: float) -> None:
+        """Ask the shown agent for the next frame, when it will be fresh."""
+        agent = self._active()
+        if agent is None:
+            return
+        if delay:
+            self._loop.call_later(delay, self._credit, agent.key, agent.serial)
+        else:
+            self._credit(agent.key, agent.serial)
+
+    def on_stalled(self, *, stalled: bool) -> None:
+        """Tell it; a stalled host is waited for."""
+        self._is_stalled = stalled
+        self._tell()
+
+    # From the agents.
+
+    def on_ready(self, agent: Agent, ready: Ready) -> None:
+        """Its display is open: it can be shown."""
+        log.info("agent %d of %s shows %s (%s)", agent.pid, agent.key, ready.display, ready.rule)
+        self._forgive(agent.key)
+        self._settle()
+
+    def on_message(self, agent: Agent, message: DeviceMessage) -> None:
+        """Relay it; an agent that is not active was not heard at all."""
+        if agent is self._active():
+            self._port.put(message.type, message.data)
+
+    def on_stats(self, agent: Agent, stats: Stats) -> None:
+        """Keep what it says for who asks."""
+        log.debug("agent %d: %s", agent.pid, stats)
+
+    def on_exit(self, agent: Agent, end: Exit) -> None:
+        """Start it again later, unless it was stopped or its session is gone."""
+        self._agents.pop(agent.key, None)
+        self._idle.set()
+        if self._is_closed:
+            return
+        if not end.was_asked:
+            self._restarts += 1
+            log.warning("agent %d of %s ended: %s", agent.pid, agent.key, _words(end))
+            if agent.key in self._sessions or agent.key == PLACEHOLDER:
+                self._suspect(agent.key, end)
+            self._parts.reread(agent.key)  # closing is not signalled
+        self._settle()
+
+    # The rest.
+
+    def _settle(self) -> None:
+        if self._is_closed or self._is_settling:
+            return  # an action's own consequence; the loop below sees it
+        self._is_settling = True
+        try:
+            while actions := reconcile(self._wanted(), self._running()):
+                for action in actions:
+                    self._act(action)
+        finally:
+            self._is_settling = False
+        self._mind_port()
+        self._tell()
+
+    def _mind_port(self) -> None:
+        """With when_idle = "close", hold the port only while there is something to show.
+
+        It is never closed while a client is asking: see ``stream.port``.
+        """
+        if self._parts.when_idle != "close" or self._codecs:
+            return
+        has_picture = not self._sentence()
+        if has_picture and not self._port.is_held:
+            self._port.open()
+        elif not has_picture and self._port.is_held and self._is_informed:
+            self._port.close()
+
+    def _wanted(self) -> Wanted:
+        if self._port_reason is not None:
+            return Wanted(keep=frozenset(self._sessions))
+        session = self._decision.session
+        run = {session} if session and not self._is_waiting(session) else set[str]()
+        show = session if session and session not in self._trouble else ""
+        text = self._sentence()
+        if self._codecs and text and self._parts.when_idle == "placeholder":
+            is_current = PLACEHOLDER not in self._agents or text == self._placeholder_text
+            if is_current and not self._is_waiting(PLACEHOLDER):
+                run.add(PLACEHOLDER)
+                show = PLACEHOLDER
+        keep = frozenset(key for key, it in self._sessions.items() if it.state != "closing")
+        return Wanted(frozenset(run), keep, show if self._codecs else "")
+
+    def _sentence(self) -> str:
+        """Return what a client has to be told instead of a picture; empty for nothing."""
+        session = self._decision.session
+        if session:
+            trouble = self._trouble.get(session)
+            return trouble.text if trouble else ""
+        return "" if self._grace or not self._is_informed else self._decision.text
+
+    def _running(self) -> dict[str, Phase]:
+        phases = dict.fromkeys(self._preparing, Phase.OPENING)
+        for key, agent in self._agents.items():
+            if agent.is_stopping:
+                phases[key] = Phase.STOPPING
+            elif agent.is_active:
+                phases[key] = Phase.ACTIVE
+            else:
+                phases[key] = Phase.READY if agent.ready else Phase.OPENING
+        return phases
+
+    def _act(self, action: Action) -> None:
+        log.debug("%s %s", action.verb, action.key)
+        agent = self._agents.get(action.key)
+        match action.verb:
+            case "launch" if action.key == PLACEHOLDER:
+                self._placeholder_text = self._sentence()
+                self._launch(self._parts.placeholder(self._placeholder_text))
+            case "launch":
+                self._preparing.add(action.key)
+                self._parts.prepare(self._sessions[action.key], self._prepared)
+            case "stop" if agent:
+                agent.stop()
+            case "stop":
+                self._preparing.discard(action.key)
+            case "pause" if agent:
+                agent.pause()
+                self._port.drop_waiting()
+                self._port.put(Type.CURSOR_SET, pack_device(HIDDEN_CURSOR))
+            case "activate" if agent:
+                self._serial += 1
+                agent.activate(self._serial, self._codecs, quality=self._quality)
+
+    def _prepared(self, start: AgentStart) -> None:
+        if start.key in self._preparing:
+            self._preparing.discard(start.key)
+            self._launch(start)
+            self._settle()
+
+    def _launch(self, start: AgentStart) -> None:
+        try:
+            agent = Agent(start, self._poller, self)
+        except OSError as error:
+            log.error("an agent cannot be started: %s", error)  # noqa: TRY400 (one line)
+            self._suspect(start.key, Exit(127, None, was_ready=False, was_asked=False))
+            return
+        log.info("agent %d started for %s", agent.pid, start.key)
+        self._agents[start.key] = agent
+        self._parts.on_agent(start.key, agent.pid)
+
+    def _active(self) -> Agent | None:
+        return next((a for a in self._agents.values() if a.is_active and not a.is_stopping), None)
+
+    def _credit(self, key: str, serial: int) -> None:
+        agent = self._agents.get(key)
+        if agent and agent.is_active and agent.serial == serial:
+            agent.give_credit()
+
+    def _suspect(self, key: str, end: Exit) -> None:
+        reason, text = Reason.AGENT_CRASHED, f"The agent ended: {_words(end)}."
+        if end.failed and end.failed.reason in _AGENT_REASONS:
+            reason, text = Reason(end.failed.reason), end.failed.text
+        trouble = self._trouble.setdefault(key, _Trouble(reason, text))
+        trouble.reason, trouble.text = reason, text
+        delay = trouble.backoff.delay()
+        trouble.timer = self._loop.call_later(delay, self._try_again, key)
+
+    def _try_again(self, key: str) -> None:
+        trouble = self._trouble.get(key)
+        if trouble:
+            trouble.timer = None
+            self._settle()
+
+    def _is_waiting(self, key: str) -> bool:
+        trouble = self._trouble.get(key)
+        return trouble is not None and trouble.timer is not None
+
+    def _forgive(self, key: str) -> None:
+        trouble = self._trouble.pop(key, None)
+        if trouble and trouble.timer:
+            trouble.timer.cancel()
+
+    def _end_grace(self) -> None:
+        if self._grace:
+            self._grace.cancel()
+            self._grace = None
+
+    def _grace_is_over(self) -> None:
+        self._grace = None
+        self._settle()
+
+    def _tell(self) -> None:
+        reason, text = self._explain()
+        agent = self._agents.get(self._decision.session)
+        self._parts.on_status(
+            Status(
+                session=self._decision.session,
+                reason=reason,
+                text=text,
+                agent_pid=agent.pid if agent else 0,
+                host_asking=bool(self._codecs),
+                host_codecs=self._codecs,
+                agent_restarts=self._restarts,
+                rule=agent.ready.rule if agent and agent.ready else "",
+            )
+        )
+
+    def _explain(self) -> tuple[Reason, str]:
+        """Return the first row of the design's table that applies."""
+        session = self._decision.session
+        trouble = self._trouble.get(session)
+        agent = self._agents.get(session)
+        rows = (
+            (self._port_reason, self._port_text),
+            (self._decision.reason, self._decision.text),
+            (trouble.reason, trouble.text) if trouble else (None, ""),
+            (None if self._codecs else Reason.HOST_NOT_ASKING, "No client is connected."),
+            (
+                None if agent and agent.ready else Reason.AGENT_STARTING,
+                f"The agent of session {session} is looking for its display.",
+            ),
+            (
+                Reason.HOST_STALLED if self._is_stalled else None,
+                "The host takes no data: its clients are slow, or frozen.",
+            ),
+        )
+        for reason, text in rows:
+            if reason is not None:
+                return reason, text
+        return Reason.OK, f"Session {session} is shown."
+
+
+def _words(end: Exit) -> str:
+    if end.failed:
+        return end.failed.text
+    if end.status < 0:
+        return f"killed by signal {-end.status}"
+    return f"exit status {end.status}"

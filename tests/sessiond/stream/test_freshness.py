@@ -1,0 +1,203 @@
+"""What is on its way to a slow host comes down to a tenth of a second, and a fast one never waits.
+
+The host of these tests is a queue of 128 writes that is emptied at a fixed rate; time is a number.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from statistics import mean
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sessiond.stream.freshness import FULL, IN_FLIGHT, LARGE, LONGEST, QUEUE, Freshness
+
+MBIT = 125_000.0  # bytes/s
+
+
+@dataclass
+class Host:
+    """Consumes ``rate`` bytes a second; a write's slot is free when all of it is consumed."""
+
+    rate: float
+    now: float = 1000.0
+    queue: deque[float] = field(default_factory=deque)
+
+    @property
+    def in_flight(self) -> float:
+        return sum(self.queue)
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        left = self.rate * seconds
+        while self.queue and self.queue[0] <= left + 1e-6:
+            left -= self.queue.popleft()
+        if self.queue:
+            self.queue[0] -= left
+
+    def wait_for_slot(self) -> None:
+        self.wait(self.queue[0] / self.rate)
+
+    def write(self, size: int) -> bool:
+        if len(self.queue) == QUEUE:
+            return False
+        self.queue.append(size)
+        return True
+
+
+@dataclass
+class Stream:
+    """Sends frames as the port does; keeps what was so whenever a credit was given."""
+
+    host: Host
+    freshness: Freshness = field(default_factory=Freshness)
+    seconds_in_flight: list[float] = field(default_factory=list)
+    delays: list[float] = field(default_factory=list)
+
+    def send(self, size: int, interval: float = 0.005) -> None:
+        """Write a frame, wait as long as we are told, then as long as the next one takes."""
+        host, freshness = self.host, self.freshness
+        while size:
+            count = min(size, freshness.write_size)
+            if host.write(count):
+                freshness.on_accepted(host.now, count)
+                size -= count
+            else:
+                freshness.on_blocked(host.now)
+                host.wait_for_slot()
+        freshness.on_drained()
+        delay = freshness.delay(host.now)
+        self.delays.append(delay)
+        host.wait(delay)
+        self.seconds_in_flight.append(host.in_flight / host.rate)
+        host.wait(interval)
+
+
+@pytest.mark.parametrize(
+    ("rate", "size"),
+    [
+        (2 * MBIT, 8_000), (2 * MBIT, 60_000), (2 * MBIT, 600_000), (10 * MBIT, 20_000),
+        (10 * MBIT, 60_000), (10 * MBIT, 200_000), (30 * MBIT, 60_000), (30 * MBIT, 600_000),
+    ],
+)  # fmt: skip
+def test_in_flight_comes_down(rate: float, size: int) -> None:
+    stream = Stream(Host(rate))
+    begin = stream.host.now
+    while stream.host.now < begin + 60:
+        stream.send(size)
+        if stream.freshness.rate:
+            break
+    full = stream.host.now
+    backlog = stream.host.in_flight / rate
+    while stream.host.now < full + backlog + 8:
+        stream.send(size)
+    settled = len(stream.seconds_in_flight)
+    while stream.host.now < full + backlog + 24:
+        stream.send(size)
+    seen = stream.seconds_in_flight[settled:]
+    assert mean(seen) < 1.7 * IN_FLIGHT
+    assert max(seen) < 1.3 * FULL
+    assert 0.7 * rate < stream.freshness.rate < 1.3 * rate
+
+
+@pytest.mark.parametrize("size", [20_000, 200_000, 3_000_000])
+def test_slow_host_is_kept_busy(size: int) -> None:
+    rate = 10 * MBIT
+    stream = Stream(Host(rate))
+    for _ in range(int(90 * rate / size)):
+        stream.send(size)
+    begin, sent = stream.host.now, 0
+    in_flight = stream.host.in_flight
+    while stream.host.now < begin + 30:
+        stream.send(size)
+        sent += size
+    consumed = sent + in_flight - stream.host.in_flight
+    assert consumed > 0.85 * rate * (stream.host.now - begin)
+
+
+@given(
+    st.floats(50e6, 1e9),
+    st.lists(st.integers(1, 1_000_000), min_size=1, max_size=60),
+)
+def test_fast_host_is_never_delayed(rate: float, sizes: list[int]) -> None:
+    stream = Stream(Host(rate))
+    for size in sizes:
+        stream.send(size, interval=1 / 30)
+    assert not any(stream.delays)
+    assert stream.freshness.write_size == LARGE
+
+
+def test_fast_host_with_huge_bursts_is_not_delayed() -> None:
+    stream = Stream(Host(100e6))
+    for _ in range(30):
+        stream.send(8 << 20)
+    assert not any(stream.delays)
+    assert stream.freshness.rate == pytest.approx(100e6, rel=0.3)
+
+
+@pytest.mark.parametrize(("before", "after"), [(10, 40), (40, 10), (5, 80)])
+def test_estimate_follows_the_host(before: float, after: float) -> None:
+    stream = Stream(Host(before * MBIT))
+    for _ in range(300):
+        stream.send(100_000)
+    stream.host.rate = after * MBIT
+    begin = stream.host.now
+    while stream.host.now < begin + 30:
+        stream.send(100_000)
+    assert stream.freshness.rate == pytest.approx(after * MBIT, rel=0.3)
+
+
+def test_sleep_of_the_host_is_not_its_rate() -> None:
+    stream = Stream(Host(80 * MBIT))
+    freshness, host = stream.freshness, stream.host
+    while host.write(LARGE):
+        freshness.on_accepted(host.now, LARGE)
+    freshness.on_blocked(host.now)
+    host.now += 3600  # frozen
+    host.wait_for_slot()
+    for _ in range(100):
+        stream.send(300_000)
+    assert freshness.rate == pytest.approx(80 * MBIT, rel=0.3)
+    assert stream.seconds_in_flight[-1] < 1.3 * FULL
+
+
+def test_wrong_estimate_is_outgrown() -> None:
+    stream = Stream(Host(100e6))
+    stream.freshness._rate = 10_000.0
+    begin = stream.host.now
+    while stream.freshness.rate < 10e6:
+        stream.send(200_000)
+    assert stream.host.now < begin + 30
+
+
+def test_refusals_without_a_write_between_say_nothing() -> None:
+    freshness = Freshness()
+    for _ in range(QUEUE):
+        freshness.on_accepted(0.0, 1000)
+    for now in range(10):
+        freshness.on_blocked(float(now))
+        freshness.on_drained()
+    assert freshness.rate == 0
+
+
+EVENTS = st.tuples(st.floats(0, 2), st.sampled_from(["accepted", "blocked", "drained", "delay"]))
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(EVENTS, st.integers(1, LARGE)), max_size=400))
+def test_whatever_happens(events: list[tuple[tuple[float, str], int]]) -> None:
+    freshness, now = Freshness(), 0.0
+    for (gap, event), size in events:
+        now += gap
+        match event:
+            case "accepted":
+                freshness.on_accepted(now, min(size, freshness.write_size))
+            case "blocked":
+                freshness.on_blocked(now)
+            case "drained":
+                freshness.on_drained()
+            case _:
+                assert 0 <= freshness.delay(now) <= LONGEST
+        assert freshness.rate >= 0
+        assert 0 < freshness.write_size <= LARGE
