@@ -26,7 +26,7 @@ $(VENV)/.done: pyproject.toml constraints.txt | packages-base
 	    --disable-pip-version-check --editable '.[test,lint]'
 	touch $@
 
-demo: setup ## the main job on an embedded example; leaves demo/screen.png (KEEP=1: stays up)
+demo: setup ## the main job on an embedded example; leaves pictures in demo/ (KEEP=1: stays up)
 	$(BIN)/python -m tests.demo $(if $(KEEP),--keep)
 
 test: lint unit e2e ## everything that needs neither a container nor a guest
@@ -37,8 +37,8 @@ lint: setup ## style, types, import contract, data directories
 unit: setup ## the parts, on a real X server
 	$(PYTEST) -q tests/sessiond tests/agent
 
-e2e: setup ## the agent between a real X server and a real SPICE host and client
-	$(PYTEST) -q tests/host tests/stream
+e2e: setup ## agent and daemon between real X servers and a real SPICE host and client
+	$(PYTEST) -q tests/host tests/stream tests/daemon
 
 bench: setup packages-bench ## speed and memory, beside the floor of the same run (BENCH=--short)
 	$(BIN)/python -m tests.bench $(BENCH)
