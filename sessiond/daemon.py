@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -133,8 +134,14 @@ class Daemon:
             command = [*drop_privileges(identity), *self._config.texts("stream.agent"), "stream"]
             return AgentStart(session.id, command, environment(identity), config)
 
-        future = asyncio.get_running_loop().run_in_executor(None, look_up)
-        future.add_done_callback(lambda done: ready(done.result()))
+        def done(future: "asyncio.Future[AgentStart]") -> None:
+            error = None if future.cancelled() else future.exception()
+            if isinstance(error, OSError):
+                self._supervisor.on_unprepared(session.id, str(error))
+            elif not future.cancelled():
+                ready(future.result())
+
+        asyncio.get_running_loop().run_in_executor(None, look_up).add_done_callback(done)
 
     def _placeholder(self, text: str) -> AgentStart:
         agent = self._config.texts("stream.agent")
@@ -157,7 +164,7 @@ class Daemon:
                 "REASON": str(status.reason),
             }
             log.info("%s (%s): %s", status.state, status.reason, status.text, extra=fields)
-            self.history.append(Event(asyncio.get_running_loop().time(), status))
+            self.history.append(Event(time.time(), status))
             self._notifier.send(STATUS=f"{status.state}: {status.text}")
         self._manager.changed()
 

@@ -198,12 +198,13 @@ class HostPort:
         self._retry = self._loop.call_later(self._backoff.delay(), self.open)
 
     def _complain(self, error: PortError) -> None:
+        if str(error) == self._complaint:
+            return  # told already; and looking through /proc takes its time
+        self._complaint = str(error)
         reason, text = Reason.PORT_MISSING, f"{error}."
         if isinstance(error, PortBusyError):
             reason = Reason.PORT_BUSY
             pid = holder_of(self._path)
             text = f"{error} (process {pid})." if pid else text
-        if text != self._complaint:
-            self._complaint = text
-            log.warning("%s", text)
-            self._listener.on_port(reason, text)
+        log.warning("%s", text)
+        self._listener.on_port(reason, text)

@@ -17,7 +17,7 @@ from sessiond.transport.backoff import Backoff
 from sessiond.transport.edge import EdgePoller
 from sessiond.wire.device import HIDDEN_CURSOR, Type
 from sessiond.wire.device import pack as pack_device
-from sessiond.wire.link import DeviceMessage, Ready, Stats
+from sessiond.wire.link import DeviceMessage, Failed, Ready, Stats
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +121,13 @@ class Supervisor:
             self._grace = self._loop.call_later(self._parts.grace, self._grace_is_over)
         if decision.session and decision.session != had.session:
             self._forgive(decision.session)
+        self._settle()
+
+    def on_unprepared(self, session_id: str, why: str) -> None:
+        """Take note that it could not be found out how a session's agent is started."""
+        self._preparing.discard(session_id)
+        failed = Failed("agent-crashed", f"The agent cannot be started: {why}.")
+        self._suspect(session_id, Exit(1, failed, was_ready=False, was_asked=False))
         self._settle()
 
     # From the port.
@@ -305,6 +312,8 @@ class Supervisor:
         trouble = self._trouble.setdefault(key, _Trouble(reason, text))
         trouble.reason, trouble.text = reason, text
         delay = trouble.backoff.delay()
+        if trouble.timer:
+            trouble.timer.cancel()
         trouble.timer = self._loop.call_later(delay, self._try_again, key)
 
     def _try_again(self, key: str) -> None:

@@ -36,6 +36,7 @@ class Scene:
                 canvas.show_number(number)
             self.host = stack.enter_context(SpiceHost(multi=True))
             self.stage = stack.enter_context(Stage(self.host.socket_path, settings))
+            self.stage.daemon.wait_line("is open")  # by then it owns its name
             self._stack = stack.pop_all()
 
     @property
