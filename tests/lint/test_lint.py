@@ -10,6 +10,7 @@ from typing import Final
 import pytest
 
 from agent.options import build_parser
+from sessiond import config
 
 ROOT: Final = Path(__file__).parents[2]
 BIN: Final = Path(sys.executable).parent
@@ -75,6 +76,18 @@ def test_manual_page_names_every_option() -> None:
     documented = set(re.findall(r"^\.It (Fl .*)", text, re.MULTILINE))
     documented = {flag for line in documented for flag in re.findall(r"Fl (-?[\w-]+)", line)}
     assert {option.removeprefix("-") for option in _options(build_parser())} == documented
+
+
+def test_manual_page_of_the_daemon_names_every_key_and_option() -> None:
+    text = (ROOT / "docs" / "man" / "spice-sessiond.8").read_text()
+    keys = set(re.findall(r"^\.It Cm ([\w.]+) No =", text, re.MULTILINE))
+    assert keys == set(config.KEYS)
+    flags = {
+        f
+        for line in re.findall(r"^\.It (Fl .*)", text, re.MULTILINE)
+        for f in re.findall(r"Fl (-?[\w-]+)", line)
+    }
+    assert {o.removeprefix("-") for o in _options(config.build_parser())} == flags
 
 
 def _options(parser: argparse.ArgumentParser) -> set[str]:
