@@ -1,0 +1,37 @@
+"""Nothing moves, nothing is spent: neither by the daemon nor by the agent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.daemon.scene import ALICE, Scene, wait_number
+from tests.fixtures.processes import EventTimeoutError
+
+pytestmark = pytest.mark.e2e
+
+STATIC = 5.0  # seconds
+
+
+def test_a_static_screen_wakes_nobody(scene: Scene) -> None:
+    scene.add_alice()
+    probe = scene.watch()
+    wait_number(probe, ALICE)
+    pid = scene.daemon.property("AgentPID")
+    with pytest.raises(EventTimeoutError):
+        probe.wait_for("invalidate", 2.0, after=probe.now())  # the agent's start settles
+    before = switches(scene.daemon.pid), switches(pid)
+    with pytest.raises(EventTimeoutError):
+        probe.wait_for("invalidate", STATIC, after=probe.now())
+    assert (switches(scene.daemon.pid), switches(pid)) == before
+
+
+def switches(pid: int) -> int:
+    """Return how often the threads of a process have gone to sleep so far."""
+    return sum(
+        int(line.split()[1])
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for line in (task / "status").read_text(encoding="ascii").splitlines()
+        if line.startswith("voluntary_ctxt_switches:")
+    )
