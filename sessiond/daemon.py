@@ -18,6 +18,7 @@ from sessiond.model import Decision, Reason, SeatFacts, Session, Status
 from sessiond.notify import Notifier
 from sessiond.scope import move_to_scope
 from sessiond.stream.agent import AgentStart
+from sessiond.stream.keep import PORT, STATE, describe, restore
 from sessiond.stream.launch import NOBODY, Identity, drop_privileges, environment, identify
 from sessiond.stream.reconcile import PLACEHOLDER
 from sessiond.stream.supervisor import Parts, Supervisor
@@ -94,7 +95,8 @@ class Daemon:
             poller,
         )
         try:
-            self._supervisor.start()
+            stored = self._notifier.take_stored()
+            self._supervisor.start(restore(stored, self._config.text("stream.port")))
             self._logind.start()
             self._notifier.send(READY=1, STATUS=self._status.text)
             self._watch()
@@ -104,7 +106,10 @@ class Daemon:
             self._notifier.send(STOPPING=1)
             self._logind.close()
             self._vt.close()
-            await self._supervisor.close()
+            kept = await self._supervisor.close()
+            if kept:
+                with kept.fd as port, describe(kept) as state:
+                    self._notifier.store(**{PORT: port, STATE: state})
 
     def _on_facts(self, facts: SeatFacts) -> None:
         self._facts = facts

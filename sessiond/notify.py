@@ -2,10 +2,17 @@
 
 import logging
 import os
+import select
+from collections.abc import Sequence
+from typing import Final
 
-from systemd.daemon import notify
+from systemd.daemon import listen_fds_with_names, notify
+
+from sessiond.transport.fds import OwnedFd
 
 log = logging.getLogger(__name__)
+
+BARRIER: Final = 2000  # milliseconds that systemd may take to read what it was told
 
 
 class Notifier:
@@ -26,9 +33,39 @@ class Notifier:
         if not self._socket:
             return
         lines = [f"{name}={' '.join(str(value).splitlines())}" for name, value in state.items()]
+        self._notify("\n".join(lines))
+
+    def take_stored(self) -> dict[str, OwnedFd]:
+        """Return the descriptors that systemd has kept for us; it forgets them."""
+        stored = {name: OwnedFd(fd) for fd, name in listen_fds_with_names().items()}
+        for name in stored:
+            self.send(FDSTOREREMOVE=1, FDNAME=name)
+        return stored
+
+    def store(self, **fds: OwnedFd) -> None:
+        """Let systemd keep descriptors, by their names, until we are started again.
+
+        Returns when it has them, or after ``BARRIER`` milliseconds. A unit without
+        FileDescriptorStoreMax keeps none.
+        """
+        if not self._socket:
+            return
+        for name, fd in fds.items():
+            self._notify(f"FDSTORE=1\nFDNAME={name}", [fd.fileno()])
+        # What a process says that has ended by then is not heard: wait until it was read
+        # (sd_notify_barrier(3)).
+        ours, theirs = os.pipe()
+        with OwnedFd(ours), OwnedFd(theirs) as barrier:
+            self._notify("BARRIER=1", [barrier.fileno()])
+            barrier.close()
+            poll = select.poll()
+            poll.register(ours, 0)
+            poll.poll(BARRIER)
+
+    def _notify(self, text: str, fds: Sequence[int] = ()) -> None:
         os.environ["NOTIFY_SOCKET"] = self._socket  # where libsystemd looks for it
         try:
-            notify("\n".join(lines))
+            notify(text, fds=list(fds)) if fds else notify(text)
         except OSError as error:
             log.debug("systemd cannot be told: %s", error)
         finally:

@@ -7,17 +7,20 @@ So only STOP, NOTIFY_ERROR, a broken protocol or a host that hung up lead to a c
 
 import asyncio
 import logging
+import os
 from typing import Final, Protocol
 
 from sessiond.errors import PortBusyError, PortError, ProtocolError
 from sessiond.model import Reason
 from sessiond.stream.freshness import Freshness
 from sessiond.stream.holder import holder_of
+from sessiond.stream.keep import KeptPort
 from sessiond.transport.backoff import Backoff
 from sessiond.transport.channel import Channel
 from sessiond.transport.edge import EdgePoller
-from sessiond.transport.port import open_port
-from sessiond.wire.device import Capabilities, NotifyError, Role, StartStop, Type, Unknown
+from sessiond.transport.fds import OwnedFd
+from sessiond.transport.port import OpenPort, adopt_port, open_port
+from sessiond.wire.device import Capabilities, NotifyError, Role, StartStop, Type, Unknown, pack
 from sessiond.wire.device_state import DeviceConnection
 from sessiond.wire.outbox import Outbox
 
@@ -78,12 +81,39 @@ class HostPort:
             self._complain(error)
             self._retry = self._loop.call_later(self._backoff.delay(), self.open)
             return
+        self._begin(port)
+        log.info("port %s is open", self._path)
+        self._listener.on_port(None, "")
+
+    def adopt(self, kept: KeptPort) -> None:
+        """Go on with a port in mid-stream, as if it had been ours all along."""
+        self._begin(adopt_port(kept.fd, kept.path))
+        for said in (Capabilities(kept.quality), StartStop(kept.codecs)):
+            for _message in self._device.receive(pack(said)):
+                pass  # the host said so to the daemon before us
+        self._outbox.resume(kept.unsent)
+        log.info("port %s was kept; %d bytes are still owed", self._path, len(kept.unsent))
+        self._listener.on_port(None, "")
+        if kept.codecs:
+            self._listener.on_start(kept.codecs, quality=kept.quality)
+        self._flush()
+
+    def hand_over(self, codecs: tuple[int, ...]) -> KeptPort | None:
+        """Return what the next daemon needs to ``adopt`` it; None if the port is not open."""
+        if self._channel is None:
+            return None
+        self._outbox.drop_waiting()
+        quality = self._device.peer.quality_indicator
+        return KeptPort(
+            OwnedFd(os.dup(self._channel.fileno())),
+            self._path, codecs, quality, bytes(self._outbox.peek()),
+        )  # fmt: skip
+
+    def _begin(self, port: OpenPort) -> None:
         self._reset()
         self._complaint = ""
         self._opened_at = self._loop.time()
         self._channel = Channel(port, self._poller, self)
-        log.info("port %s is open", self._path)
-        self._listener.on_port(None, "")
 
     def close(self) -> None:
         """Close it for good, or until ``open``."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from sessiond.model import Decision, Reason, Session, Status
 from sessiond.stream.agent import Agent, AgentStart, Exit
+from sessiond.stream.keep import KeptPort
 from sessiond.stream.port import HostPort
 from sessiond.stream.reconcile import PLACEHOLDER, Action, Phase, Wanted, reconcile
 from sessiond.transport.backoff import Backoff
@@ -84,12 +85,19 @@ class Supervisor:
         self._is_closed = False
         self._idle = asyncio.Event()
 
-    def start(self) -> None:
-        """Open the port."""
-        self._port.open()
+    def start(self, kept: KeptPort | None = None) -> None:
+        """Open the port, or go on with one that was ``kept``."""
+        if kept:
+            self._port.adopt(kept)
+        else:
+            self._port.open()
 
-    async def close(self) -> None:
-        """Stop every agent, wait for their ends, close the port."""
+    async def close(self) -> KeptPort | None:
+        """Stop every agent, wait for their ends, close the port.
+
+        Returns a second descriptor of the port, and what else the next daemon needs: as long as
+        somebody holds it, the port is open.
+        """
         self._is_closed = True
         for handle in [self._grace, *(t.timer for t in self._trouble.values())]:
             if handle:
@@ -99,7 +107,9 @@ class Supervisor:
         while self._agents:
             self._idle.clear()
             await self._idle.wait()
+        kept = self._port.hand_over(self._codecs)
         self._port.close()
+        return kept
 
     def on_decision(
         self, decision: Decision, sessions: Mapping[str, Session], *, is_gap: bool

@@ -51,6 +51,10 @@ class Channel:
         self.is_blocked = False
         poller.watch(self._fd, self._on_events)
 
+    def fileno(self) -> int:
+        """Return the descriptor, which stays the channel's."""
+        return self._fd
+
     def write_nowait(self, data: memoryview) -> int:
         """Write at most WRITE_SIZE bytes; return how many were taken.
 

@@ -56,6 +56,14 @@ def open_port(path: str) -> OpenPort:
         raise kind(f"port {path} is {reason}") from error
 
 
+def adopt_port(fd: OwnedFd, path: str) -> OpenPort:
+    """Return an open port that somebody else has opened as ``open_port`` does."""
+    mode = os.fstat(fd.fileno()).st_mode
+    os.set_blocking(fd.fileno(), False)
+    is_device = stat.S_ISCHR(mode) and not os.isatty(fd.fileno())
+    return OpenPort(fd, path, waits_for_host=is_device)
+
+
 def _connect(path: str) -> OwnedFd:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
         sock.connect(path)  # a Unix socket connects at once or not at all

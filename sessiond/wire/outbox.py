@@ -47,6 +47,10 @@ class Outbox:
             bool(self._current) and self._current_type is Type.DATA
         )
 
+    def resume(self, rest: bytes) -> None:
+        """Begin with the rest of a message that somebody else has begun."""
+        self._current, self._current_type = memoryview(rest), Type.DATA
+
     def put(self, kind: Kind, message: bytes) -> None:
         """Let ``message`` wait, in place of an older one of its kind.
 

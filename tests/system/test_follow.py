@@ -153,3 +153,32 @@ def test_a_console_a_killed_server_and_a_restarted_logind(
     seat.kill_server(alice.server)
     seat.wait_gone(alice.id)
     assert daemon.maybe_status is None
+
+
+def test_a_restart_keeps_the_port_and_the_clients_picture(
+    container: Container, seat: Seat, host: SpiceHost, probe: SpiceProbe
+) -> None:
+    """The descriptor store holds the port: the host does not notice the restart."""
+    container.run(["cp", f"{PROJECT}/dbus/{POLICY}", f"/etc/dbus-1/system.d/{POLICY}"])
+    container.run(["systemctl", "reload", "dbus"])
+    port = f"{SHARED}/{host.socket_path.name}"
+    argv = [
+        *("systemd-run", "--unit=sessiond-test", "--property=Type=notify"),
+        *("--property=FileDescriptorStoreMax=8", f"--property=WorkingDirectory={PROJECT}"),
+        *("python3", "-m", "sessiond", "--debug", "--set", f'stream.port="{port}"'),
+        *("--set", f"stream.agent={json.dumps(AGENT)}"),
+    ]
+    container.run(argv)
+    try:
+        alice = seat.start_gdm("alice", display=2, vt=8, number=ALICE)
+        seat.wait_active(alice.id)
+        probe.wait_for("invalidate", 15.0, bits=bits_of(ALICE))
+        mark, seen = host.now(), probe.now()
+        container.run(["systemctl", "restart", "sessiond-test"])
+        seat.draw(alice.server, BOB)
+        probe.wait_for("invalidate", 15.0, after=seen, bits=bits_of(BOB))
+        assert not [e for e in host.events[mark + 1 :] if e["event"] == "guest-closed"]
+        assert not [e for e in probe.events[seen + 1 :] if e["event"] == "primary-destroy"]
+    finally:
+        container.run(["systemctl", "stop", "sessiond-test"])
+    host.wait_for("guest-closed")  # a stop is not a restart: the store goes with the unit

@@ -1,8 +1,12 @@
-"""The daemon on a real virtio port, in a guest with Debian's own Python packages."""
+"""The daemon on a real virtio port, in a guest with Debian's own Python packages.
+
+In a guest of its own: it is about who is in front, which other tests must find as they left it.
+"""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -16,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.vm.channel import Process
+    from tests.vm.image import Image
 
 pytestmark = pytest.mark.vm
 
@@ -25,6 +30,13 @@ STATUS: Final = (
     *("busctl", "--json=short", "get-property", "org.spice_space.Sessiond1"),
     *("/org/spice_space/Sessiond1", "org.spice_space.Sessiond1.Manager", "Reason"),
 )
+
+
+@pytest.fixture(scope="module")
+def guest(guest_image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
+    with Guest(guest_image, directory=tmp_path_factory.mktemp("daemon")) as own:
+        own.push_tree(Path(__file__).resolve().parents[2])
+        yield own
 
 
 @pytest.fixture
