@@ -74,6 +74,7 @@ class Supervisor:
         self._codecs: tuple[int, ...] = ()
         self._quality = False
         self._serial = 0
+        self._frame_serial = 0  # of the newest frame that went to the port
         self._restarts = 0
         self._port_reason: Reason | None = Reason.PORT_MISSING
         self._port_text = "The stream port is not open yet."
@@ -163,8 +164,8 @@ class Supervisor:
     def on_frame_sent(self, delay: float) -> None:
         """Ask the shown agent for the next frame, when it will be fresh."""
         agent = self._active()
-        if agent is None:
-            return
+        if agent is None or agent.serial != self._frame_serial:
+            return  # it was another's, or an earlier stream's: who is shown has credit already
         if delay:
             self._loop.call_later(delay, self._credit, agent.key, agent.serial)
         else:
@@ -186,6 +187,8 @@ class Supervisor:
     def on_message(self, agent: Agent, message: DeviceMessage) -> None:
         """Relay it; an agent that is not active was not heard at all."""
         if agent is self._active():
+            if message.type is Type.DATA:
+                self._frame_serial = agent.serial
             self._port.put(message.type, message.data)
 
     def on_stats(self, agent: Agent, stats: Stats) -> None:
@@ -291,7 +294,7 @@ class Supervisor:
                 agent.activate(self._serial, self._codecs, quality=self._quality)
 
     def _prepared(self, start: AgentStart) -> None:
-        if start.key in self._preparing:
+        if start.key in self._preparing and not self._is_closed:
             self._preparing.discard(start.key)
             self._launch(start)
             self._settle()
