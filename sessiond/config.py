@@ -94,6 +94,12 @@ KEYS: Final[Mapping[str, Key]] = {
     "stream.agent": Key(
         ("spice-session-agent",), _texts, "a command as a list", "what is started as an agent"
     ),
+    "displays.sockets": Key(
+        "/tmp/.X11-unix",  # noqa: S108 (where X servers listen)
+        _text,
+        "a path",
+        "the folder of the X servers' sockets; what is new there ends a back-off",
+    ),
     "vt.active": Key(
         "/sys/class/tty/tty0/active", _text, "a path", "the file that names the VT in front"
     ),

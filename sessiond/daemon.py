@@ -11,7 +11,7 @@ from typing import Any, Final, NoReturn
 
 from sessiond.bus.manager import PATH, Manager, View
 from sessiond.config import Config
-from sessiond.displays.candidates import candidates, session_pids
+from sessiond.displays.candidates import candidates, has_x_server, session_pids
 from sessiond.logind.client import LogindClient
 from sessiond.logind.decide import Policy, decide
 from sessiond.model import Decision, Reason, SeatFacts, Session, Status
@@ -24,6 +24,7 @@ from sessiond.stream.reconcile import PLACEHOLDER
 from sessiond.stream.supervisor import Parts, Supervisor
 from sessiond.transport.bus import Bus
 from sessiond.transport.edge import EdgePoller
+from sessiond.transport.names import NameWatch
 from sessiond.transport.vtfile import VtFile
 from sessiond.wire.link import Config as AgentConfig
 
@@ -53,6 +54,7 @@ class Daemon:
         self._notifier = Notifier()
         self._policy = Policy(deny_users=frozenset(config.texts("stream.deny_users")))
         self._facts = SeatFacts(seat=config.text("seat"))
+        self._proven: frozenset[str] = frozenset()
         self._status = Status(
             session="", reason=Reason.LOGIND_MISSING, text="Waiting for systemd-logind."
         )
@@ -91,9 +93,13 @@ class Daemon:
                 reread=self._logind.reread,
                 on_status=self._on_status,
                 on_agent=lambda key, pid: move_to_scope(bus, key, pid),
+                on_proven=self._on_proven,
             ),
             poller,
         )
+        # Of the folder's names: a socket in it stands for all.
+        displays = f"{self._config.text('displays.sockets')}/X0"
+        new_displays = NameWatch(displays, poller, self._supervisor.on_new_display)
         try:
             stored = self._notifier.take_stored()
             self._supervisor.start(restore(stored, self._config.text("stream.port")))
@@ -106,6 +112,7 @@ class Daemon:
             self._notifier.send(STOPPING=1)
             self._logind.close()
             self._vt.close()
+            new_displays.close()
             kept = await self._supervisor.close()
             if kept:
                 with kept.fd as port, describe(kept) as state:
@@ -115,8 +122,13 @@ class Daemon:
         self._facts = facts
         self._decide()
 
+    def _on_proven(self, sessions: frozenset[str]) -> None:
+        self._proven = sessions
+        self._decide()
+
     def _decide(self) -> None:
-        facts = replace(self._facts, vt=self._facts.vt or self._vt.number)
+        vt = self._facts.vt or self._vt.number
+        facts = replace(self._facts, vt=vt, proven=self._proven)
         decision: Decision = decide(facts, self._policy)
         log.debug("decided: %s", decision)
         is_gap = facts.active not in facts.sessions
@@ -125,7 +137,11 @@ class Daemon:
     def _prepare(self, session: Session, ready: Callable[[AgentStart], None]) -> None:
         """Look up the account and the displays in a thread: both may take their time."""
 
-        def look_up() -> AgentStart:
+        def look_up() -> AgentStart | None:
+            pids = session_pids(session)
+            is_console = session.type == "tty"
+            if is_console and not has_x_server(pids):
+                return None  # most consoles: not worth a process
             identity = identify(session.uid, session.gid, session.user)
             config = AgentConfig(
                 session=session.id,
@@ -133,18 +149,23 @@ class Daemon:
                 vt=session.vt,
                 seat=session.seat,
                 candidates=candidates(session),
-                pids=session_pids(session),
+                pids=pids,
                 codec_options=self._config.texts("stream.codec_options"),
+                needs_proof=is_console,
             )
             command = [*drop_privileges(identity), *self._config.texts("stream.agent"), "stream"]
             return AgentStart(session.id, command, environment(identity), config)
 
-        def done(future: "asyncio.Future[AgentStart]") -> None:
-            error = None if future.cancelled() else future.exception()
+        def done(future: "asyncio.Future[AgentStart | None]") -> None:
+            if future.cancelled():
+                return
+            error = future.exception()
             if isinstance(error, OSError):
                 self._supervisor.on_unprepared(session.id, str(error))
-            elif not future.cancelled():
-                ready(future.result())
+            elif start := future.result():
+                ready(start)
+            else:
+                self._supervisor.on_no_display(session.id, "No X server runs in the session.")
 
         asyncio.get_running_loop().run_in_executor(None, look_up).add_done_callback(done)
 

@@ -7,7 +7,8 @@
     ├── ProtocolError            the peer broke the protocol: its connection is dead
     ├── LocalProtocolError       we were about to break it: a bug of ours
     ├── PortError                the stream port cannot be opened, or went away
-    │   └── PortBusyError        another program has it open
+    │   ├── PortBusyError        another program has it open
+    │   └── PortMissingError     there is no such file
     ├── BusError                 the message bus cannot be reached, or the connection was lost
     ├── BusCallError             a peer on the bus answered a call with an error, or too late
     ├── DisplayError             the display cannot be opened or captured, or died
@@ -40,6 +41,10 @@ class PortError(SessiondError):
 
 class PortBusyError(PortError):
     """Another program has the port open."""
+
+
+class PortMissingError(PortError):
+    """There is no such file: nothing to do until it comes."""
 
 
 class BusError(SessiondError):

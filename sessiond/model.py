@@ -137,11 +137,13 @@ class Decision:
 
     Either ``session`` is its id, ``reason`` None and ``text`` "", or ``session`` is "", and
     ``reason`` and ``text`` (a sentence for a person, with the remedy where there is one) say why.
+    ``probe`` is the id of a session that would be shown if a display were proven on its VT.
     """
 
     session: str
     reason: Reason | None = None
     text: str = ""
+    probe: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

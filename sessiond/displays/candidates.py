@@ -5,6 +5,7 @@ their cookie where its file and all its folders are root's alone (LightDM), and 
 session's cgroup. All else is in a user's reach, and is looked up by the agent, as the user.
 """
 
+import contextlib
 import os
 import re
 import stat
@@ -73,6 +74,15 @@ def session_pids(session: Session, roots: Sequence[str] = _CGROUPS) -> tuple[int
             continue
         return tuple(pid for pid in pids if pid > 0)[:MAX_PIDS]
     return ()
+
+
+def has_x_server(pids: Sequence[int], proc: Path = Path("/proc")) -> bool:
+    """Whether one of the processes is an X server, by its name alone: arguments are a user's."""
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            if (proc / str(pid) / "comm").read_text(errors="replace").strip() in _SERVERS:
+                return True
+    return False
 
 
 def _root_servers(proc: Path) -> list[XServer]:

@@ -23,11 +23,14 @@ def decide(facts: SeatFacts, policy: Policy) -> Decision:
     session = facts.sessions.get(facts.active)
     if session is None:
         return Decision("", *_nobody(facts))
-    for reason, check in _CHECKS:
-        text = check(session, facts, policy)
-        if text:
-            return Decision("", reason, text)
-    return Decision(session.id)
+    refusals = [
+        (reason, said) for reason, check in _CHECKS if (said := check(session, facts, policy))
+    ]
+    if not refusals:
+        return Decision(session.id)
+    is_only_a_console = len(refusals) == 1 and refusals[0][0] is Reason.TEXT_CONSOLE
+    probe = session.id if is_only_a_console and session.vt else ""
+    return Decision("", *refusals[0], probe)
 
 
 def _nobody(facts: SeatFacts) -> tuple[Reason, str]:

@@ -10,7 +10,7 @@ import logging
 import os
 from typing import Final, Protocol
 
-from sessiond.errors import PortBusyError, PortError, ProtocolError
+from sessiond.errors import PortBusyError, PortError, PortMissingError, ProtocolError
 from sessiond.model import Reason
 from sessiond.stream.freshness import Freshness
 from sessiond.stream.holder import holder_of
@@ -19,6 +19,7 @@ from sessiond.transport.backoff import Backoff
 from sessiond.transport.channel import Channel
 from sessiond.transport.edge import EdgePoller
 from sessiond.transport.fds import OwnedFd
+from sessiond.transport.names import NameWatch
 from sessiond.transport.port import OpenPort, adopt_port, open_port
 from sessiond.wire.device import Capabilities, NotifyError, Role, StartStop, Type, Unknown, pack
 from sessiond.wire.device_state import DeviceConnection
@@ -59,6 +60,7 @@ class HostPort:
         self._listener = listener
         self._backoff = Backoff()
         self._retry: asyncio.TimerHandle | None = None
+        self._names: NameWatch | None = None  # while there is no port
         self._opened_at = 0.0
         self._complaint = ""
         self._reset()
@@ -74,12 +76,15 @@ class HostPort:
 
     def open(self) -> None:
         """Open the port, now or as soon as that is possible; ``on_port`` tells."""
-        self._retry = None
+        self._wait_no_more()
+        # Watched before it is tried: what changes in between is not missed.
+        self._names = self._names or NameWatch(self._path, self._poller, self.open)
         try:
             port = open_port(self._path)
         except PortError as error:
             self._complain(error)
-            self._retry = self._loop.call_later(self._backoff.delay(), self.open)
+            if not (isinstance(error, PortMissingError) and self._names.is_watching):
+                self._retry = self._loop.call_later(self._backoff.delay(), self.open)
             return
         self._begin(port)
         log.info("port %s is open", self._path)
@@ -110,6 +115,7 @@ class HostPort:
         )  # fmt: skip
 
     def _begin(self, port: OpenPort) -> None:
+        self._forget_names()
         self._reset()
         self._complaint = ""
         self._opened_at = self._loop.time()
@@ -117,8 +123,8 @@ class HostPort:
 
     def close(self) -> None:
         """Close it for good, or until ``open``."""
-        if self._retry:
-            self._retry.cancel()
+        self._wait_no_more()
+        self._forget_names()
         self._calm()
         if self._channel:
             self._channel.close()
@@ -127,7 +133,7 @@ class HostPort:
     @property
     def is_held(self) -> bool:
         """Whether it is open, or will be as soon as that is possible."""
-        return self._channel is not None or self._retry is not None
+        return self._channel is not None or self._retry is not None or self._names is not None
 
     def put(self, kind: Type, message: bytes) -> None:
         """Send a whole message, in place of an older one of its kind that still waits."""
@@ -202,6 +208,16 @@ class HostPort:
             self._has_frame = False
             self._listener.on_frame_sent(self._freshness.delay(self._loop.time()))
 
+    def _wait_no_more(self) -> None:
+        if self._retry:
+            self._retry.cancel()
+            self._retry = None
+
+    def _forget_names(self) -> None:
+        if self._names:
+            self._names.close()
+            self._names = None
+
     def _calm(self) -> None:
         if self._watchdog:
             self._watchdog.cancel()
@@ -231,10 +247,16 @@ class HostPort:
         if str(error) == self._complaint:
             return  # told already; and looking through /proc takes its time
         self._complaint = str(error)
-        reason, text = Reason.PORT_MISSING, f"{error}."
-        if isinstance(error, PortBusyError):
-            reason = Reason.PORT_BUSY
-            pid = holder_of(self._path)
-            text = f"{error} (process {pid})." if pid else text
-        log.warning("%s", text)
-        self._listener.on_port(reason, text)
+        log.warning("%s", error)
+        is_busy = isinstance(error, PortBusyError)
+        self._listener.on_port(Reason.PORT_BUSY if is_busy else Reason.PORT_MISSING, f"{error}.")
+        if is_busy:
+            search = self._loop.run_in_executor(None, holder_of, self._path)
+            search.add_done_callback(lambda done: self._name_holder(str(error), done))
+
+    def _name_holder(self, complaint: str, search: "asyncio.Future[int]") -> None:
+        if search.cancelled() or complaint != self._complaint:
+            return
+        if pid := search.result():
+            log.warning("%s (process %d)", complaint, pid)
+            self._listener.on_port(Reason.PORT_BUSY, f"{complaint} (process {pid}).")

@@ -7,18 +7,18 @@ What is decided comes in by ``on_decision``; what is so, goes out by ``on_status
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from sessiond.model import Decision, Reason, Session, Status
 from sessiond.stream.agent import Agent, AgentStart, Exit
 from sessiond.stream.keep import KeptPort
 from sessiond.stream.port import HostPort
 from sessiond.stream.reconcile import PLACEHOLDER, Action, Phase, Wanted, reconcile
-from sessiond.transport.backoff import Backoff
+from sessiond.stream.trouble import Troubles
 from sessiond.transport.edge import EdgePoller
 from sessiond.wire.device import HIDDEN_CURSOR, Type
 from sessiond.wire.device import pack as pack_device
-from sessiond.wire.link import DeviceMessage, Failed, Ready, Stats
+from sessiond.wire.link import DeviceMessage, Ready, Stats
 
 log = logging.getLogger(__name__)
 
@@ -26,16 +26,7 @@ _AGENT_REASONS = frozenset({
     Reason.NO_DISPLAY_FOUND, Reason.DISPLAY_REFUSED, Reason.AGENT_CRASHED, Reason.AGENT_TIMEOUT,
     Reason.ENCODER_FAILED, Reason.TYPE_UNSUPPORTED,
 })  # fmt: skip
-
-
-@dataclass(slots=True)
-class _Trouble:
-    """Why a session's agent ended, and when it is tried again."""
-
-    reason: Reason
-    text: str
-    backoff: Backoff = field(default_factory=Backoff)
-    timer: asyncio.TimerHandle | None = None
+_NO_DISPLAY = frozenset({Reason.NO_DISPLAY_FOUND, Reason.DISPLAY_REFUSED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +36,8 @@ class Parts:
     ``prepare(session, ready)`` finds out how a session's agent is started, off the loop, and calls
     ``ready`` with it; ``placeholder(text)`` is the start of one that shows a sentence.
     ``reread(session_id)`` asks for newer facts of a session that something failed about;
-    ``on_agent(key, pid)`` hears of every agent that was started.
+    ``on_agent(key, pid)`` hears of every agent that was started; ``on_proven`` of the ids of the
+    sessions that have a display open on their own VT, whenever they change.
     """
 
     port_path: str
@@ -56,6 +48,7 @@ class Parts:
     reread: Callable[[str], None]
     on_status: Callable[[Status], None]
     on_agent: Callable[[str, int], None]
+    on_proven: Callable[[frozenset[str]], None]
 
 
 class Supervisor:
@@ -70,7 +63,8 @@ class Supervisor:
         self._sessions: Mapping[str, Session] = {}
         self._agents: dict[str, Agent] = {}
         self._preparing: set[str] = set()
-        self._trouble: dict[str, _Trouble] = {}
+        self._troubles = Troubles(self._settle)
+        self._proven: frozenset[str] = frozenset()
         self._codecs: tuple[int, ...] = ()
         self._quality = False
         self._serial = 0
@@ -100,9 +94,8 @@ class Supervisor:
         somebody holds it, the port is open.
         """
         self._is_closed = True
-        for handle in [self._grace, *(t.timer for t in self._trouble.values())]:
-            if handle:
-                handle.cancel()
+        self._end_grace()
+        self._troubles.forgive(self._troubles.keys())
         for agent in self._agents.values():
             agent.stop()
         while self._agents:
@@ -120,26 +113,35 @@ class Supervisor:
         ``is_gap``: no session at all is active, as in the middle of a login or a switch.
         """
         changed = {key for key, it in sessions.items() if it != self._sessions.get(key)}
-        for gone in self._trouble.keys() - sessions.keys():
-            self._forgive(gone)
-        for key in changed & self._trouble.keys():
-            self._forgive(key)  # something about it is new: no reason to wait any longer
+        # Who is gone is forgotten; and for whom something is new, there is no reason to wait.
+        self._troubles.forgive((self._troubles.keys() - sessions.keys()) | changed)
         self._is_informed = True
         had, self._decision, self._sessions = self._decision, decision, sessions
         if not is_gap:
             self._end_grace()
         elif had.session and not self._grace:
             self._grace = self._loop.call_later(self._parts.grace, self._grace_is_over)
-        if decision.session and decision.session != had.session:
-            self._forgive(decision.session)
+        wanted = decision.session or decision.probe
+        if wanted and wanted != (had.session or had.probe):
+            self._troubles.forgive([wanted])
         self._settle()
 
     def on_unprepared(self, session_id: str, why: str) -> None:
         """Take note that it could not be found out how a session's agent is started."""
         self._preparing.discard(session_id)
-        failed = Failed("agent-crashed", f"The agent cannot be started: {why}.")
-        self._suspect(session_id, Exit(1, failed, was_ready=False, was_asked=False))
+        text = f"The agent cannot be started: {why}."
+        self._troubles.add(session_id, Reason.AGENT_CRASHED, text)
         self._settle()
+
+    def on_no_display(self, session_id: str, why: str) -> None:
+        """Take note that there is no display yet, and nothing to start an agent for."""
+        self._preparing.discard(session_id)
+        self._troubles.rest(session_id, Reason.NO_DISPLAY_FOUND, why)
+        self._settle()
+
+    def on_new_display(self) -> None:
+        """Look again soon where none was found: one has come somewhere."""
+        self._troubles.hurry(_NO_DISPLAY)
 
     # From the port.
 
@@ -181,7 +183,10 @@ class Supervisor:
     def on_ready(self, agent: Agent, ready: Ready) -> None:
         """Its display is open: it can be shown."""
         log.info("agent %d of %s shows %s (%s)", agent.pid, agent.key, ready.display, ready.rule)
-        self._forgive(agent.key)
+        self._troubles.forgive([agent.key])
+        session = self._sessions.get(agent.key)
+        if session and session.vt and ready.vt == session.vt:
+            self._prove(self._proven | {agent.key})
         self._settle()
 
     def on_message(self, agent: Agent, message: DeviceMessage) -> None:
@@ -207,6 +212,7 @@ class Supervisor:
             if agent.key in self._sessions or agent.key == PLACEHOLDER:
                 self._suspect(agent.key, end)
             self._parts.reread(agent.key)  # closing is not signalled
+        self._prove(self._proven - {agent.key})
         self._settle()
 
     # The rest.
@@ -241,12 +247,13 @@ class Supervisor:
         if self._port_reason is not None:
             return Wanted(keep=frozenset(self._sessions))
         session = self._decision.session
-        run = {session} if session and not self._is_waiting(session) else set[str]()
-        show = session if session and session not in self._trouble else ""
+        candidate = session or self._decision.probe
+        run = {candidate} if candidate and not self._troubles.is_waiting(candidate) else set[str]()
+        show = session if session and session not in self._troubles else ""
         text = self._sentence()
         if self._codecs and text and self._parts.when_idle == "placeholder":
             is_current = PLACEHOLDER not in self._agents or text == self._placeholder_text
-            if is_current and not self._is_waiting(PLACEHOLDER):
+            if is_current and not self._troubles.is_waiting(PLACEHOLDER):
                 run.add(PLACEHOLDER)
                 show = PLACEHOLDER
         keep = frozenset(key for key, it in self._sessions.items() if it.state != "closing")
@@ -256,8 +263,7 @@ class Supervisor:
         """Return what a client has to be told instead of a picture; empty for nothing."""
         session = self._decision.session
         if session:
-            trouble = self._trouble.get(session)
-            return trouble.text if trouble else ""
+            return self._troubles.explain(session)[1]
         return "" if self._grace or not self._is_informed else self._decision.text
 
     def _running(self) -> dict[str, Phase]:
@@ -304,7 +310,9 @@ class Supervisor:
             agent = Agent(start, self._poller, self)
         except OSError as error:
             log.error("an agent cannot be started: %s", error)  # noqa: TRY400 (one line)
-            self._suspect(start.key, Exit(127, None, was_ready=False, was_asked=False))
+            self._troubles.add(
+                start.key, Reason.AGENT_CRASHED, f"The agent cannot be started: {error}."
+            )
             return
         log.info("agent %d started for %s", agent.pid, start.key)
         self._agents[start.key] = agent
@@ -322,27 +330,12 @@ class Supervisor:
         reason, text = Reason.AGENT_CRASHED, f"The agent ended: {_words(end)}."
         if end.failed and end.failed.reason in _AGENT_REASONS:
             reason, text = Reason(end.failed.reason), end.failed.text
-        trouble = self._trouble.setdefault(key, _Trouble(reason, text))
-        trouble.reason, trouble.text = reason, text
-        delay = trouble.backoff.delay()
-        if trouble.timer:
-            trouble.timer.cancel()
-        trouble.timer = self._loop.call_later(delay, self._try_again, key)
+        self._troubles.add(key, reason, text, is_probe=key == self._decision.probe)
 
-    def _try_again(self, key: str) -> None:
-        trouble = self._trouble.get(key)
-        if trouble:
-            trouble.timer = None
-            self._settle()
-
-    def _is_waiting(self, key: str) -> bool:
-        trouble = self._trouble.get(key)
-        return trouble is not None and trouble.timer is not None
-
-    def _forgive(self, key: str) -> None:
-        trouble = self._trouble.pop(key, None)
-        if trouble and trouble.timer:
-            trouble.timer.cancel()
+    def _prove(self, proven: frozenset[str]) -> None:
+        if proven != self._proven:
+            self._proven = proven
+            self._parts.on_proven(proven)
 
     def _end_grace(self) -> None:
         if self._grace:
@@ -372,12 +365,11 @@ class Supervisor:
     def _explain(self) -> tuple[Reason, str]:
         """Return the first row of the design's table that applies."""
         session = self._decision.session
-        trouble = self._trouble.get(session)
         agent = self._agents.get(session)
         rows = (
             (self._port_reason, self._port_text),
             (self._decision.reason, self._decision.text),
-            (trouble.reason, trouble.text) if trouble else (None, ""),
+            self._troubles.explain(session),
             (None if self._codecs else Reason.HOST_NOT_ASKING, "No client is connected."),
             (
                 None if agent and agent.ready else Reason.AGENT_STARTING,

@@ -8,7 +8,7 @@ import termios
 import tty
 from dataclasses import dataclass
 
-from sessiond.errors import PortBusyError, PortError
+from sessiond.errors import PortBusyError, PortError, PortMissingError
 from sessiond.transport.fds import OwnedFd
 
 _REASONS = {
@@ -19,6 +19,11 @@ _REASONS = {
     errno.EAGAIN: "busy: its listener takes no more connections",
     errno.EACCES: "not accessible: permission denied",
     errno.ECONNREFUSED: "not served: nobody listens on this socket",
+}
+_KINDS = {
+    errno.EBUSY: PortBusyError,
+    errno.EAGAIN: PortBusyError,
+    errno.ENOENT: PortMissingError,
 }
 
 
@@ -52,8 +57,7 @@ def open_port(path: str) -> OpenPort:
     except (OSError, termios.error) as error:
         number = error.args[0] if error.args else 0
         reason = _REASONS.get(number, f"not usable: {error.args[-1] if error.args else error}")
-        kind = PortBusyError if number in {errno.EBUSY, errno.EAGAIN} else PortError
-        raise kind(f"port {path} is {reason}") from error
+        raise _KINDS.get(number, PortError)(f"port {path} is {reason}") from error
 
 
 def adopt_port(fd: OwnedFd, path: str) -> OpenPort:

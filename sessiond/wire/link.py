@@ -50,7 +50,10 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What an agent needs to know of its session; once, first (to the agent)."""
+    """What an agent needs to know of its session; once, first (to the agent).
+
+    ``needs_proof``: only a display whose server says that it is on ``vt`` may be shown.
+    """
 
     TYPE: ClassVar = LinkType.CONFIG
     session: str
@@ -60,6 +63,7 @@ class Config:
     candidates: tuple[Candidate, ...] = ()
     pids: tuple[int, ...] = ()
     codec_options: tuple[str, ...] = ()
+    needs_proof: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +264,7 @@ _FIELDS: Final[dict[type, dict[str, Check]]] = {
         "candidates": _list(_candidate, MAX_CANDIDATES),
         "pids": _list(_whole(1, 2**31 - 1), MAX_PIDS),
         "codec_options": _list(_text, MAX_CANDIDATES),
+        "needs_proof": _flag,
     },
     Activate: {
         "serial": _COUNT,

@@ -60,6 +60,15 @@ def test_startx_is_shown_when_its_display_is_proven() -> None:
     assert decide(seat(console, proven=frozenset({"3"})), ANYBODY) == Decision("3")
 
 
+def test_a_console_is_looked_at_if_nothing_else_is_against_it() -> None:
+    console = replace(ALICE, type="tty")
+    assert decide(seat(console), ANYBODY).probe == "3"
+    assert not decide(seat(replace(console, vt=0)), ANYBODY).probe, "nothing could prove it"
+    assert not decide(seat(replace(console, remote=True)), ANYBODY).probe
+    assert not decide(seat(console), Policy(deny_users=frozenset({"alice"}))).probe
+    assert not decide(seat(replace(ALICE, type="wayland")), ANYBODY).probe
+
+
 REFUSED = {
     "a text session": (replace(ALICE, type="tty"), Reason.TEXT_CONSOLE, "VT 8"),
     "one without a VT": (replace(ALICE, type="tty", vt=0), Reason.TEXT_CONSOLE, "startx"),

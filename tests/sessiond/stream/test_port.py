@@ -197,6 +197,18 @@ async def test_missing_and_then_there() -> None:
 
 
 @in_loop
+async def test_it_comes_by_an_event_and_not_by_a_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backoff.Backoff, "delay", lambda _self: 3600.0)
+    with world() as it, socket.socket(socket.AF_UNIX) as elsewhere:
+        elsewhere.bind(f"{it.path}.device")
+        elsewhere.listen()
+        it.port.open()
+        await it.listener.until("port-missing")
+        os.symlink(f"{it.path}.device", it.path)  # as udev does when the device has come
+        await it.listener.until("open")
+
+
+@in_loop
 async def test_same_complaint_is_told_once_and_another_one_again() -> None:
     with world() as it:
         it.port.open()
@@ -237,8 +249,9 @@ async def test_busy_port_names_its_holder(monkeypatch: pytest.MonkeyPatch) -> No
         with socket.socket(socket.AF_UNIX) as first:
             first.connect(it.path)
             it.port.open()
-            await it.listener.until("port-busy")
-        assert it.listener.texts[0].endswith("takes no more connections (process 4711).")
+            await it.listener.until("port-busy", "port-busy")
+        assert it.listener.texts[0].endswith("takes no more connections.")
+        assert it.listener.texts[1].endswith("takes no more connections (process 4711).")
 
 
 @in_loop

@@ -1,0 +1,98 @@
+"""Which sessions' agents have failed, why, and when each is tried again.
+
+Between two tries lies a back-off; an event that may have changed something ends it early, but
+never sooner than ``SOONEST`` after the failure, for users can cause such events too.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from sessiond.model import Reason
+from sessiond.transport.backoff import LONGEST, Backoff
+
+SOONEST: Final = 1.0  # seconds
+
+
+@dataclass(slots=True)
+class _Trouble:
+    reason: Reason
+    text: str
+    since: float = 0.0
+    is_due: bool = False
+    backoff: Backoff = field(default_factory=Backoff)
+    timer: asyncio.TimerHandle | None = None
+
+    def cancel(self) -> None:
+        if self.timer:
+            self.timer.cancel()
+            self.timer = None
+
+
+class Troubles:
+    """The failures by agents' keys; ``on_due()`` is called when one is to be tried again."""
+
+    def __init__(self, on_due: Callable[[], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._on_due = on_due
+        self._by_key: dict[str, _Trouble] = {}
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._by_key
+
+    def keys(self) -> frozenset[str]:
+        """Return whose agents have failed."""
+        return frozenset(self._by_key)
+
+    def explain(self, key: str) -> tuple[Reason | None, str]:
+        """Return why it failed; None and "" if it did not."""
+        trouble = self._by_key.get(key)
+        return (trouble.reason, trouble.text) if trouble else (None, "")
+
+    def is_waiting(self, key: str) -> bool:
+        """Whether it failed and is not to be tried yet."""
+        trouble = self._by_key.get(key)
+        return trouble is not None and not trouble.is_due
+
+    def next_try(self) -> float:
+        """Return the loop's time of the next try, 0 when none is due."""
+        return min((t.timer.when() for t in self._by_key.values() if t.timer), default=0.0)
+
+    def add(self, key: str, reason: Reason, text: str, *, is_probe: bool = False) -> None:
+        """Take note of a failure. A probe is given up when the back-off is at its longest."""
+        trouble = self._by_key.setdefault(key, _Trouble(reason, text))
+        trouble.cancel()
+        trouble.reason, trouble.text = reason, text
+        trouble.since, trouble.is_due = self._loop.time(), False
+        delay = trouble.backoff.delay()
+        if not (is_probe and delay >= LONGEST):
+            trouble.timer = self._loop.call_later(delay, self._due, trouble)
+
+    def rest(self, key: str, reason: Reason, text: str) -> None:
+        """Take note of what only an event can change: no timer runs."""
+        self.forgive([key])
+        self._by_key[key] = _Trouble(reason, text, since=self._loop.time())
+
+    def hurry(self, reasons: Iterable[Reason]) -> None:
+        """Try again, soon, what failed for one of these reasons."""
+        wanted = frozenset(reasons)
+        for trouble in self._by_key.values():
+            if trouble.reason in wanted and not trouble.is_due:
+                when = max(trouble.since + SOONEST, self._loop.time())
+                if trouble.timer is None or when < trouble.timer.when():
+                    trouble.cancel()
+                    trouble.backoff.reset()
+                    trouble.timer = self._loop.call_at(when, self._due, trouble)
+
+    def forgive(self, keys: Iterable[str]) -> None:
+        """Forget what was."""
+        for key in keys:
+            trouble = self._by_key.pop(key, None)
+            if trouble:
+                trouble.cancel()
+
+    def _due(self, trouble: _Trouble) -> None:
+        trouble.timer = None
+        trouble.is_due = True
+        self._on_due()
