@@ -6,8 +6,8 @@ is for ``evidence``; where the evidence lies, for ``places``.
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 from agent.capture.base import Capture
@@ -17,8 +17,10 @@ from agent.capture.x11.backend import X11Capture, capture_display, lost_display
 from agent.capture.x11.display import open_display
 from agent.stream import evidence
 from agent.stream.bounded import within
-from agent.stream.evidence import Attempt, display_number
+from agent.stream.evidence import Attempt, Proof, display_number
+from agent.stream.listeners import compositors, session_servers
 from agent.stream.places import Places
+from agent.stream.user_manager import manager_environment
 from agent.stream.xauthority import (
     NoXauthorityError,
     XauthorityError,
@@ -41,10 +43,9 @@ REFUSED: Final = "display-refused"
 UNSUPPORTED: Final = "type-unsupported"
 _WORST_FIRST: Final = (UNSUPPORTED, REFUSED, NOT_FOUND)
 
-XWAYLAND_REMEDY: Final = (
-    "shows only single windows of a Wayland session: log in to an Xorg session "
-    "(GDM: the cog wheel at the password, or WaylandEnable=false in its configuration; "
-    "Plasma: 'Plasma (X11)' in the session menu)"
+XORG_REMEDY: Final = (
+    "log in to an Xorg session (GDM: the cog wheel at the password, or WaylandEnable=false under "
+    "[daemon] in its custom.conf or daemon.conf; Plasma: 'Plasma (X11)' in the session menu)"
 )
 
 
@@ -73,7 +74,7 @@ def open_session_display(config: Config, places: Places) -> Opened:
     """
     deadline = time.monotonic() + PATIENCE
     refusals = dict[str, str]()  # what was wrong -> its code
-    for attempt in evidence.distinct(_attempts(config, places)):
+    for attempt in _attempts(config, places, deadline):
         if time.monotonic() > deadline:
             refusals[f"gave up after {PATIENCE:g} s"] = NOT_FOUND
             break
@@ -85,6 +86,9 @@ def open_session_display(config: Config, places: Places) -> Opened:
             text = f"{error} ({attempt.rule})"
             refusals[text] = _code(error, attempt)
             log.info("refused: %s", text)
+    # An X display of the session that does not let us in is nearer to what is wanted.
+    if set(refusals.values()) <= {NOT_FOUND}:
+        _blame_wayland(config, places, deadline)
     if not refusals:
         raise NoDisplayError(NOT_FOUND, f"session {config.session} has no X display in sight")
     reason = min(refusals.values(), key=_WORST_FIRST.index)
@@ -92,31 +96,68 @@ def open_session_display(config: Config, places: Places) -> Opened:
     raise NoDisplayError(reason, "; ".join(texts)[:MAX_TEXT])
 
 
+def _blame_wayland(config: Config, places: Places, deadline: float) -> None:
+    """Raise NoDisplayError if the session's screen is, by all signs, a Wayland compositor's."""
+    found = _look(lambda: compositors(places, config.session, config.pids), deadline)
+    if found:
+        raise NoDisplayError(
+            UNSUPPORTED,
+            f"session {config.session} has no X display in sight, but a Wayland compositor at "
+            f"{found[0]}; only X11 can be shown: {XORG_REMEDY}",
+        )
+
+
 def _code(error: DisplayError, attempt: Attempt) -> str:
-    code = error.reason if isinstance(error, NoDisplayError) else REFUSED
-    # A server that was merely seen to listen, and does not want us, is somebody else's.
-    return NOT_FOUND if attempt.needs_proof and code == REFUSED else code
+    if isinstance(error, NoDisplayError):
+        return error.reason
+    # A server of which nothing tells that it is the session's, and that does not want us, is
+    # somebody else's.
+    return REFUSED if attempt.proof is Proof.NONE else NOT_FOUND
 
 
-def _attempts(config: Config, places: Places) -> Iterator[Attempt]:
-    """Yield the attempts; what is looked up costs nothing if an earlier one is good."""
-    known = _look(places.authorities)
+def _attempts(config: Config, places: Places, deadline: float) -> Iterator[Attempt]:
+    """Yield each attempt once, on the terms that CONFIG sets."""
+    attempts = _sources(config, places, deadline)
+    if config.needs_proof:
+        attempts = (replace(attempt, proof=Proof.VT) for attempt in attempts)
+    return evidence.distinct(attempts)
+
+
+def _sources(config: Config, places: Places, deadline: float) -> Iterator[Attempt]:
+    """Yield the attempts by source; a look-up costs nothing if an earlier attempt is good."""
+    known = _look(places.authorities, deadline)
     yield from evidence.from_candidates(config.candidates, known)
-    of_session = _look(lambda: list(places.environments(config.pids)))
+    servers = _look(lambda: session_servers(places, config.pids), deadline)
+    yield from evidence.from_servers(servers, known)
+    of_session = _look(lambda: places.environments(config.pids), deadline)
     yield from evidence.from_environments(evidence.SESSION_PROCESS, of_session, known)
-    of_user = _look(lambda: list(places.user_processes(config.session)))
+    of_user = _look(lambda: places.user_processes(config.session), deadline)
     yield from evidence.from_environments(evidence.USER_PROCESS, of_user, known)
-    named = [e["XAUTHORITY"] for e in (*of_session, *of_user) if "XAUTHORITY" in e]
-    yield from evidence.from_sockets(_look(places.server_numbers), [*named, *known])
+    of_manager = _look(lambda: [manager_environment(places, TIMEOUT)], deadline)
+    yield from evidence.from_environments(
+        evidence.USER_MANAGER, of_manager, known, proof=Proof.SERVER
+    )
+    # Last, though the kernel tells who listens: it means showing every cookie of the user's to
+    # servers of whom nothing is known.
+    environments = (*of_session, *of_user, *of_manager)
+    named = [e["XAUTHORITY"] for e in environments if "XAUTHORITY" in e]
+    yield from evidence.from_sockets(_look(places.server_numbers, deadline), [*named, *known])
 
 
-def _look(source: Callable[[], list[T]]) -> list[T]:
-    """Return what a look-up finds; nothing if it does not come back."""
-    try:
-        return within(TIMEOUT, source, "looking for evidence")
-    except (DisplayError, OSError) as error:
-        log.info("%s", error)
-        return []
+def _look(source: Callable[[], Iterable[T]], deadline: float) -> list[T]:
+    """Return what a look-up finds until it hangs, fails or is out of time."""
+    found = list[T]()
+
+    def collect() -> None:
+        found.extend(source())
+
+    seconds = min(TIMEOUT, deadline - time.monotonic())
+    if seconds > 0:
+        try:
+            within(seconds, collect, "looking for evidence")
+        except (DisplayError, OSError) as error:
+            log.info("%s", error)
+    return list(found)
 
 
 def _try(attempt: Attempt, config: Config, places: Places) -> Opened:
@@ -125,7 +166,12 @@ def _try(attempt: Attempt, config: Config, places: Places) -> Opened:
         raise NoDisplayError(NOT_FOUND, f"{attempt.display!r} is not a display of this machine")
     cookie = _cookie(attempt, number, places)
     try:
-        server = connect_server(places.server(number), TIMEOUT)
+        # In a public folder, where anybody may have put a link to a dead mount.
+        server = within(
+            TIMEOUT,
+            lambda: connect_server(places.server(number), TIMEOUT),
+            f"socket of display {attempt.display}",
+        )
     except OSError as error:
         text = f"display {attempt.display}: {error.strerror or error}"
         raise NoDisplayError(NOT_FOUND, text) from None
@@ -142,30 +188,36 @@ def _open(attempt: Attempt, server: Server, config: Config) -> Opened:
     display = open_display(attempt.display)
     with lost_display(display):
         vt = proof.find_vt(display)
-        _check_vt(attempt, vt, config.vt, is_ours=server.pid in config.pids)
+        _check_proof(attempt, vt, config, is_ours=server.pid in config.pids)
         if proof.is_xwayland(display):
-            raise NoDisplayError(UNSUPPORTED, f"display {attempt.display} is XWayland, which "
-                                 + XWAYLAND_REMEDY)  # fmt: skip
-    capture: X11Capture = capture_display(display)
+            raise NoDisplayError(
+                UNSUPPORTED,
+                f"display {attempt.display} is XWayland, which shows only single windows of a "
+                f"Wayland session: {XORG_REMEDY}",
+            )
+    try:
+        capture: X11Capture = capture_display(display)
+    except DisplayError as error:
+        raise NoDisplayError(REFUSED, str(error)) from None  # it is the session's, whoever told
     return Opened(capture, attempt.rule, attempt.display, vt or 0)
 
 
 def _check_server(attempt: Attempt, server: Server, uid: int) -> None:
     # A socket in a public folder may be anybody's, and so may an abstract one.
     if server.uid not in {0, uid}:
-        text = f"display {attempt.display} is served by uid {server.uid}"
-        raise NoDisplayError(REFUSED, text)
+        raise DisplayError(f"display {attempt.display} is served by uid {server.uid}")
 
 
-def _check_vt(attempt: Attempt, vt: int | None, wanted: int, *, is_ours: bool) -> None:
-    if vt is not None and wanted and vt != wanted:
-        raise NoDisplayError(
-            REFUSED, f"display {attempt.display} is on VT {vt}, the session on VT {wanted}"
+def _check_proof(attempt: Attempt, vt: int | None, config: Config, *, is_ours: bool) -> None:
+    is_on_vt = vt is not None and vt == config.vt
+    if vt is not None and config.vt and not is_on_vt:
+        raise DisplayError(
+            f"display {attempt.display} is on VT {vt}, the session on VT {config.vt}"
         )
-    if attempt.needs_proof and not is_ours and (vt is None or not wanted):
-        # Not a refusal of the display that was looked for: just another one.
-        raise NoDisplayError(NOT_FOUND, f"nothing tells that display {attempt.display} is the "
-                             "session's")  # fmt: skip
+    is_proven = is_on_vt or (attempt.proof is Proof.SERVER and is_ours)
+    if attempt.proof is not Proof.NONE and not is_proven:
+        where = f"on VT {config.vt}" if attempt.proof is Proof.VT else "the session's"
+        raise DisplayError(f"nothing tells that display {attempt.display} is {where}")
 
 
 def _cookie(attempt: Attempt, number: int, places: Places) -> Cookie:
@@ -175,7 +227,7 @@ def _cookie(attempt: Attempt, number: int, places: Places) -> Cookie:
     if not path:
         return Cookie()
     entries = within(TIMEOUT, lambda: read_xauthority(path, places.uid), f"cookie file {path}")
-    cookie = choose_cookie(entries, number, places.hostname)
+    cookie = choose_cookie(entries, number, places.hostname, is_servers_own=attempt.is_servers_own)
     if cookie is None:
         raise XauthorityError(f"cookie file {path} has nothing for display :{number}")
     return cookie

@@ -6,7 +6,7 @@ Everything here may block for as long as a user likes; callers set the limit.
 import contextlib
 import os
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -41,6 +41,11 @@ class Places:
         """Return those of this process's user, whose home is $HOME."""
         return cls(os.geteuid(), environ.get("HOME", ""), socket.gethostname())
 
+    @property
+    def runtime(self) -> Path:
+        """The user's runtime directory; may not be there."""
+        return self.run / "user" / str(self.uid)
+
     def server(self, number: int) -> str:
         """Return the path of display ``number``'s socket."""
         return str(self.sockets / f"X{number}")
@@ -55,6 +60,18 @@ class Places:
                     files.append((-path.lstat().st_mtime, str(path)))
             found += [path for _age, path in sorted(files)[:MAX_FILES]]
         return [*found, f"{self.home}/.Xauthority"] if self.home else found
+
+    def runtime_files(self, is_wanted: Callable[[str], bool]) -> list[str]:
+        """Return the paths of the files with such names in the runtime directory, in order."""
+        with contextlib.suppress(OSError):
+            return sorted(str(self.runtime / n) for n in os.listdir(self.runtime) if is_wanted(n))
+        return []
+
+    def read(self, pid: int, name: str, limit: int) -> bytes:
+        """Return at most ``limit`` bytes of a file of process ``pid``; nothing if it is gone."""
+        with contextlib.suppress(OSError), (self.proc / str(pid) / name).open("rb") as file:
+            return file.read(limit)
+        return b""
 
     def environments(self, pids: Iterable[int]) -> Iterator[Environment]:
         """Yield what those of ``pids`` say that are there and let themselves be read."""

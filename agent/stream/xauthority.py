@@ -44,25 +44,29 @@ def read_xauthority(path: str, uid: int) -> list[Record]:
     return entries
 
 
-def choose_cookie(entries: Iterable[Record], number: int, hostname: str) -> Cookie | None:
+def choose_cookie(
+    entries: Iterable[Record], number: int, hostname: str, *, is_servers_own: bool = False
+) -> Cookie | None:
     """Return the cookie for local display ``number``; None if there is none that we can show.
 
     An entry of this host comes before one of any host, and that before one of another host: the
-    name of a machine may have changed since the file was written.
+    name of a machine may have changed since the file was written. A server takes every entry of
+    its own file whatever it says of display and host, and startx writes display 0 into all.
     """
+    numbers = {b"", str(number).encode()}
     # Only the cookie is sent as it stands in the file; the other kinds need a computation.
     fitting = [
         entry
         for entry in entries
         if entry.name == MAGIC
-        and entry.family in {LOCAL, WILD}
-        and entry.number in {b"", str(number).encode()}
+        and (is_servers_own or entry.family in {LOCAL, WILD})
+        and (is_servers_own or entry.number in numbers)
     ]
 
-    def rank(entry: Record) -> int:
+    def rank(entry: Record) -> tuple[bool, int]:
         if entry.family == WILD:
-            return 1
-        return 0 if entry.address == hostname.encode() else 2
+            return entry.number not in numbers, 1
+        return entry.number not in numbers, 0 if entry.address == hostname.encode() else 2
 
     best = min(fitting, key=rank, default=None)
     return Cookie(best.name, best.data) if best else None

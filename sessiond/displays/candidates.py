@@ -65,13 +65,16 @@ def candidates(session: Session) -> tuple[Candidate, ...]:
 
 
 def session_pids(session: Session, roots: Sequence[str] = _CGROUPS) -> tuple[int, ...]:
-    """Return the pids in the session's scope, at most ``MAX_PIDS``."""
+    """Return the pids in the session's scope, the leader first, at most ``MAX_PIDS``."""
     for root in roots:
         path = Path(root, "user.slice", f"user-{session.uid}.slice", session.scope, "cgroup.procs")
         try:
             pids = [int(line) for line in path.read_text(encoding="ascii").split()]
         except (OSError, ValueError):
             continue
+        # A leader that is gone may be any other process by now: only its place is changed. The
+        # sort is stable, and without a leader (0) it changes nothing.
+        pids.sort(key=lambda pid: pid != session.leader)
         return tuple(pid for pid in pids if pid > 0)[:MAX_PIDS]
     return ()
 

@@ -26,7 +26,9 @@ _AGENT_REASONS = frozenset({
     Reason.NO_DISPLAY_FOUND, Reason.DISPLAY_REFUSED, Reason.AGENT_CRASHED, Reason.AGENT_TIMEOUT,
     Reason.ENCODER_FAILED, Reason.TYPE_UNSUPPORTED,
 })  # fmt: skip
-_NO_DISPLAY = frozenset({Reason.NO_DISPLAY_FOUND, Reason.DISPLAY_REFUSED})
+_NO_DISPLAY = frozenset({
+    Reason.NO_DISPLAY_FOUND, Reason.DISPLAY_REFUSED, Reason.TYPE_UNSUPPORTED,
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from agent.__main__ import main
 from sessiond.wire.buffer import HEADER_SIZE
 from sessiond.wire.device import Type
 from sessiond.wire.link import Candidate, Config, DeviceMessage, Failed, Pause, Ready
+from tests.agent.capture.x11.test_backend import shrink_and_allow_growth, xrandr
 from tests.agent.stream.cookies import RIGHT, record, write
 from tests.agent.stream.daemon import Daemon
 from tests.fixtures.loop import in_loop
@@ -92,6 +93,26 @@ async def test_display_with_a_cookie(tmp_path: Path) -> None:
             assert await daemon.hear() == Failed("display-refused", text)
             status, lines = daemon.end()
             assert (status, lines[-1]) == (1, f"spice-session-agent: {text}")
+
+
+@in_loop
+async def test_screen_that_grows_too_large() -> None:
+    with Xvfb(8200, 64) as xserver:
+        shrink_and_allow_growth(xserver)
+        here = Candidate("here", xserver.display)
+        async with child("stream") as daemon:
+            ready = await daemon.configure(Config("c1", os.getuid(), candidates=(here,)))
+            assert ready == Ready("here", xserver.display, 64, 48)
+            await daemon.activate(credit=1)
+            await picture(daemon)
+            xrandr(xserver.display, "--output", "screen", "--mode", "8200x64")
+            failed = await daemon.hear_until(lambda message: isinstance(message, Failed))
+            assert failed == Failed(
+                "display-refused",
+                f"display {xserver.display} has a screen of 8200x64 pixels; "
+                "at most 8192x8192 can be shown",
+            )
+            assert daemon.end()[0] == 1
 
 
 @in_loop

@@ -49,6 +49,8 @@ class X11Capture(Capture):
                 )
         self._display = display
         self._root = display.screen().root
+        self._root.change_attributes(event_mask=X.StructureNotifyMask | X.PropertyChangeMask)
+        self._size = self._read_size()
         self._damage = DamageWatch(display)
         self._cursor = CursorWatch(display)
         self._motion = MotionWatch(display)
@@ -56,9 +58,6 @@ class X11Capture(Capture):
         self._sources: list[PixelSource] = [make_source(display), make_source(display)]
         self._changes = Changes.NONE  # seen, and not told yet
         self._has_vt_atom = display.intern_atom(HAS_VT)
-        self._root.change_attributes(event_mask=X.StructureNotifyMask | X.PropertyChangeMask)
-        geometry = self._root.get_geometry()
-        self._size = (geometry.width, geometry.height)
         self._has_vt = has_vt(self._root, self._has_vt_atom)
 
     def describe(self) -> str:
@@ -72,9 +71,6 @@ class X11Capture(Capture):
 
     @property
     def unavailable(self) -> str:
-        width, height = self._size
-        if max(width, height) > MAX_SIDE:
-            return f"the screen is {width}x{height}; at most {MAX_SIDE}x{MAX_SIDE} can be shown"
         if not self._has_vt:
             return "the X server is not on the active virtual terminal"
         return ""
@@ -119,8 +115,7 @@ class X11Capture(Capture):
                 except error.BadMatch as refusal:  # the root window has become smaller
                     # python-xlib keeps it in a cycle: its traceback would hold our pixels, too.
                     refusal.__traceback__ = None
-                    geometry = self._root.get_geometry()
-                    self._size = (geometry.width, geometry.height)
+                    self._size = self._read_size()
                     continue
                 # A server that left its VT meanwhile said so before it answered (the property
                 # changes in the same turn of its loop), and what it gave is black.
@@ -157,6 +152,18 @@ class X11Capture(Capture):
             log.debug("closing the display: %s", problem)
         self._sources.clear()  # their memory goes with the last frame that somebody still holds
 
+    def _read_size(self) -> tuple[int, int]:
+        geometry = self._root.get_geometry()
+        return self._checked_size(geometry.width, geometry.height)
+
+    def _checked_size(self, width: int, height: int) -> tuple[int, int]:
+        if max(width, height) > MAX_SIDE:
+            raise DisplayError(
+                f"display {self._display.get_display_name()} has a screen of {width}x{height} "
+                f"pixels; at most {MAX_SIDE}x{MAX_SIDE} can be shown"
+            )
+        return width, height
+
     def _read_events(self) -> None:
         while self._display.pending_events():
             self._changes |= self._change(self._display.next_event())
@@ -175,7 +182,7 @@ class X11Capture(Capture):
                     else Changes.NONE
                 )
             case X.ConfigureNotify if event.window == self._root:
-                self._size = (event.width, event.height)
+                self._size = self._checked_size(event.width, event.height)
                 return Changes.PICTURE | Changes.AVAILABLE
             case X.PropertyNotify if event.atom == self._has_vt_atom:
                 self._has_vt = has_vt(self._root, self._has_vt_atom)

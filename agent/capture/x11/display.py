@@ -5,6 +5,8 @@ from typing import Final
 
 from Xlib import X, error
 from Xlib.display import Display
+from Xlib.protocol import event
+from Xlib.protocol.display import Display as XlibDisplay
 from Xlib.xobject.drawable import Window
 
 from sessiond.errors import DisplayError
@@ -22,7 +24,7 @@ def open_display(name: str) -> Display:
     if not shown:
         raise DisplayError("no display: neither --display nor $DISPLAY says which")
     try:
-        display = Display(shown)
+        display = _connect(shown)
     except (error.DisplayNameError, OverflowError) as problem:  # the latter: :65000 as a TCP port
         raise DisplayError(f"display {shown!r} is not a display name, such as :0") from problem
     except (error.DisplayError, error.ConnectionClosedError, error.XauthError) as problem:
@@ -47,6 +49,15 @@ def has_vt(root: Window, atom: int) -> bool:
     """
     value = root.get_full_property(atom, X.AnyPropertyType)
     return value is None or len(value.value) == 0 or bool(value.value[0])
+
+
+def _connect(shown: str) -> Display:
+    # python-xlib keeps which event has which number in the class, for all servers at once; they
+    # differ from server to server (Xorg, Xwayland), and it fails at the second with a TypeError.
+    XlibDisplay.event_classes = {**event.event_class}
+    display = Display(shown)
+    display.display.event_classes = XlibDisplay.event_classes
+    return display
 
 
 def _check_pixels(display: Display, shown: str) -> None:

@@ -1,10 +1,11 @@
 """Finding a display: a made-up /proc and /run, and real X servers with real cookies."""
 
 import array
+import asyncio
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,10 @@ from agent.stream.places import Places
 from sessiond.wire.link import Candidate, Config
 from tests.agent.stream.cookies import RIGHT, WRONG, record, write
 from tests.agent.stream.test_xauthority import BAD, make_bad
+from tests.fixtures import systemd1
+from tests.fixtures.bus import PrivateBus
+from tests.fixtures.deadmount import dead_mount
+from tests.fixtures.loop import in_loop
 from tests.fixtures.xserver import Xvfb
 
 UID = os.getuid()
@@ -57,9 +62,10 @@ def home_cookie(places: Places) -> str:
     return write(Path(places.home) / ".Xauthority", record())
 
 
-def process(places: Places, pid: int, cgroup: str = "", **environ: str) -> None:
+def process(places: Places, pid: int, cgroup: str = "", command: str = "", **environ: str) -> None:
     folder = places.proc / str(pid)
     folder.mkdir()
+    (folder / "cmdline").write_bytes(command.replace(" ", "\0").encode() + b"\0")
     (folder / "cgroup").write_text(f"0::{cgroup}\n")
     (folder / "environ").write_bytes(b"".join(f"{k}={v}\0".encode() for k, v in environ.items()))
 
@@ -81,20 +87,36 @@ def refusal(config: Config, places: Places) -> tuple[str, str]:
     return caught.value.reason, str(caught.value)
 
 
-@pytest.fixture
-def vt(xserver: Xvfb) -> Iterator[None]:
-    """Let the server say that it is on VT 3."""
+@contextmanager
+def on_vt(xserver: Xvfb, number: int) -> Iterator[None]:
+    """Let the server say that it is on this VT."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(f"/tmp/.X11-unix/X{xserver.display[1:]}")  # noqa: S108
         with access.granted(sock, access.Cookie(b"MIT-MAGIC-COOKIE-1", RIGHT)):
             display = Display(xserver.display)
         root, atom = display.screen().root, display.intern_atom(proof.VT)
-        root.change_property(atom, Xatom.INTEGER, 32, array.array("I", [3]))
+        root.change_property(atom, Xatom.INTEGER, 32, array.array("I", [number]))
         display.sync()
+        try:
+            yield
+        finally:
+            root.delete_property(atom)
+            display.sync()
+            display.close()
+
+
+@pytest.fixture
+def vt(xserver: Xvfb) -> Iterator[None]:
+    with on_vt(xserver, 3):
         yield
-        root.delete_property(atom)
-        display.sync()
-        display.close()
+
+
+@pytest.fixture
+def other(real: Places, tmp_path: Path) -> Iterator[Xvfb]:
+    """Return a second server, with the same cookie."""
+    with Xvfb(64, 48, args=["-auth", write(tmp_path / "other", record())]) as server:
+        link_socket(real, server)
+        yield server
 
 
 def test_cookie_from_root(real: Places, xserver: Xvfb) -> None:
@@ -160,23 +182,84 @@ def test_socket_whose_server_is_on_the_sessions_vt(real: Places) -> None:
 
 
 @pytest.mark.usefixtures("home_cookie", "vt")
-def test_display_of_another_vt(real: Places, xserver: Xvfb, tmp_path: Path) -> None:
+def test_display_of_another_vt(real: Places, xserver: Xvfb, other: Xvfb) -> None:
     wrong = Candidate("wrong", xserver.display)
     reason, text = refusal(config(wrong), real)
     assert reason == "display-refused"
     assert f"display {xserver.display} is on VT 3, the session on VT 7 (wrong)" in text
-    cookies = write(tmp_path / "auth", record())
-    with Xvfb(64, 48, args=["-auth", cookies]) as other:
-        link_socket(real, other)
-        assert rule_of(config(wrong, Candidate("right", other.display)), real) == "right"
+    assert rule_of(config(wrong, Candidate("right", other.display)), real) == "right"
+
+
+def test_xwayland_by_its_extension(
+    real: Places, xserver: Xvfb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it says since 23.1; older ones are known by their outputs (``test_wayland``)."""
+    monkeypatch.setattr(proof, "_XWAYLAND", "RANDR")
+    reason, text = refusal(config(Candidate("root", xserver.display, "", RIGHT.hex())), real)
+    assert reason == "type-unsupported"
+    assert "WaylandEnable=false" in text
+
+
+@pytest.mark.usefixtures("vt")
+def test_startx(real: Places, xserver: Xvfb, tmp_path: Path) -> None:
+    """The server is a process of the console's session; its own file says 0 for any display."""
+    own = write(tmp_path / ".serverauth.2712", record(family=256, address=b"vm", number=b"0"))
+    process(real, xserver.pid, command=f"Xorg :0 vt3 -keeptty -auth {own}")
+    console = replace(config(pids=(xserver.pid,)), vt=3, needs_proof=True)
+    assert rule_of(console, real) == "session-server"
+    assert refusal(replace(console, vt=4), real)[0] == "no-display-found"
+    assert refusal(replace(console, vt=0), real)[0] == "no-display-found"
 
 
 @pytest.mark.usefixtures("home_cookie")
-def test_xwayland(real: Places, xserver: Xvfb, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proof, "_XWAYLAND", "screen")  # what Xvfb calls its output
-    reason, text = refusal(config(Candidate("logind", xserver.display)), real)
-    assert reason == "type-unsupported"
-    assert "WaylandEnable=false" in text
+def test_console_shows_only_what_is_on_its_vt(real: Places, xserver: Xvfb) -> None:
+    """Not what somebody has forwarded to it, or started on it without a screen."""
+    process(real, 10, DISPLAY=xserver.display)
+    process(real, 11, DISPLAY="localhost:10.0")
+    console = replace(config(Candidate("logind", xserver.display)), needs_proof=True)
+    for pids in ((10, 11), (10, 11, xserver.pid)):
+        reason, text = refusal(replace(console, pids=pids), real)
+        assert reason == "no-display-found"
+        assert f"nothing tells that display {xserver.display} is on VT {VT}" in text
+    with on_vt(xserver, 3):
+        reason, text = refusal(replace(console, pids=(10, 11)), real)
+        assert reason == "no-display-found"
+        assert f"display {xserver.display} is on VT 3, the session on VT {VT}" in text
+    with on_vt(xserver, VT):
+        assert rule_of(replace(console, pids=(10, 11)), real) == "logind"
+
+
+@pytest.mark.usefixtures("home_cookie")
+def test_server_on_the_vt_before_one_that_was_started_in_the_session(
+    real: Places, xserver: Xvfb, other: Xvfb
+) -> None:
+    process(real, 10, DISPLAY=xserver.display)
+    it = config(pids=(10, xserver.pid, other.pid))
+    with on_vt(other, VT):
+        opened = open_session_display(it, real)
+        with closing(opened.capture):
+            assert (opened.rule, opened.display) == ("session-server", other.display)
+    assert rule_of(it, real) == "session-process"
+
+
+@pytest.mark.parametrize("what", ["pid", "vt", "nothing"])
+@in_loop
+async def test_environment_of_the_users_manager(
+    real: Places, xserver: Xvfb, tmp_path: Path, what: str
+) -> None:
+    path = write(tmp_path / "file", record())
+    real.runtime.mkdir(parents=True)
+    pids = (xserver.pid,) if what == "pid" else ()
+    variables = [f"DISPLAY={xserver.display}", f"XAUTHORITY={path}"]
+    with PrivateBus() as bus, on_vt(xserver, 3) if what == "vt" else nullcontext():
+        socket_path = bus.address.removeprefix("unix:path=").partition(",")[0]
+        (real.runtime / "bus").symlink_to(socket_path)
+        async with systemd1.user_manager(bus.address, variables):
+            it = replace(config(pids=pids), vt=3)
+            if what == "nothing":
+                assert (await asyncio.to_thread(refusal, it, real))[0] == "no-display-found"
+            else:
+                assert await asyncio.to_thread(rule_of, it, real) == "user-manager"
 
 
 @pytest.mark.parametrize("display", ["host:0", "unix/:0", ":99999", "", ":5"])
@@ -223,6 +306,42 @@ def test_cookie_on_a_dead_mount(
     finally:
         os.close(writing)  # lets the threads end
         os.close(reading)
+
+
+@pytest.mark.skipif(UID != 0, reason="only root can mount")
+def test_mount_that_is_really_dead(
+    real: Places, xserver: Xvfb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a cookie file nor a socket's name on it holds us up for longer than its time."""
+    monkeypatch.setattr(discover, "TIMEOUT", 0.3)
+    good = Candidate("good", xserver.display, cookie=RIGHT.hex())
+    with dead_mount() as mount:
+        (real.sockets / "X64999").symlink_to(mount / "X")
+        cookie = Candidate("cookie", xserver.display, str(mount / "file"))
+        server = Candidate("server", ":64999")
+        assert rule_of(config(cookie, server, good), real) == "good"
+        reason, text = refusal(config(cookie), real)
+        assert reason == "display-refused"
+        assert f"cookie file {mount}/file: no answer in 0.3 s (cookie)" in text
+        assert (
+            "socket of display :64999: no answer in 0.3 s (server)"
+            in refusal(config(server), real)[1]
+        )
+        # What was found before the search hung counts.
+        write(Path(real.home) / ".Xauthority", record())
+        with on_vt(xserver, VT):
+            assert rule_of(config(pids=(xserver.pid,)), real) == "session-server"
+
+
+def test_screen_that_is_too_large(real: Places, other: Xvfb, tmp_path: Path) -> None:
+    good = Candidate("good", other.display, cookie=RIGHT.hex())
+    with Xvfb(8200, 100, args=["-auth", write(tmp_path / "auth", record())]) as large:
+        link_socket(real, large)
+        bad = Candidate("bad", large.display, cookie=RIGHT.hex())
+        reason, text = refusal(config(bad), real)
+        assert reason == "display-refused"
+        assert "has a screen of 8200x100 pixels; at most 8192x8192 can be shown (bad)" in text
+        assert rule_of(config(bad, good), real) == "good"
 
 
 def test_abstract_sockets_are_listed(places: Places) -> None:

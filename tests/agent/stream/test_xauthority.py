@@ -133,6 +133,24 @@ def test_choice() -> None:
     assert chosen(3) is None
 
 
+def test_choice_from_a_servers_own_file() -> None:
+    """Startx numbers every display 0; the server takes whatever its file holds."""
+    entries = list(parse(b"".join([
+        record(b"xdm", name=b"XDM-AUTHORIZATION-1"),
+        record(b"inet", family=0, address=b"\x7f\0\0\1", number=b"0"),
+        record(b"startx", family=LOCAL, address=b"host", number=b"0"),
+    ])))  # fmt: skip
+
+    def chosen(number: int, *more: bytes) -> bytes | None:
+        both = [*entries, *parse(b"".join(more))]
+        cookie = choose_cookie(both, number, "host", is_servers_own=True)
+        return cookie.data if cookie else None
+
+    assert chosen(0) == chosen(1) == b"startx"
+    assert chosen(1, record(b"exact", number=b"1")) == b"exact"
+    assert choose_cookie(entries, 1, "host") is None
+
+
 def test_secrets_are_not_shown() -> None:
     assert "000102" not in repr(parse_cookie(RIGHT.hex()))
     assert repr(RIGHT) not in repr(list(parse(record())))

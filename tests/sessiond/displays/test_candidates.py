@@ -185,6 +185,25 @@ def test_session_pids(text: str, expected: tuple[int, ...], tmp_path: Path) -> N
     assert session_pids(it, [str(tmp_path)]) == expected
 
 
+@pytest.mark.parametrize(
+    ("leader", "expected"),
+    [(7, (7, 12, 3)), (12, (12, 7, 3)), (3, (3, 12, 7)), (0, (12, 7, 3)), (99, (12, 7, 3))],
+)
+def test_leader_is_first_among_session_pids(
+    leader: int, expected: tuple[int, ...], tmp_path: Path
+) -> None:
+    put_processes(tmp_path, "12\n0\n7\n3\n")
+    it = session(scope="session-3.scope", leader=leader)
+    assert session_pids(it, [str(tmp_path)]) == expected
+
+
+def test_leader_is_among_them_whatever_the_limit(tmp_path: Path) -> None:
+    put_processes(tmp_path, "".join(f"{pid}\n" for pid in range(1, 2 * MAX_PIDS)))
+    it = session(scope="session-3.scope", leader=2 * MAX_PIDS - 1)
+    pids = session_pids(it, [str(tmp_path)])
+    assert (len(pids), pids[0], pids[1]) == (MAX_PIDS, 2 * MAX_PIDS - 1, 1)
+
+
 def test_session_pids_from_the_first_hierarchy_that_has_it(tmp_path: Path) -> None:
     put_processes(tmp_path / "second", "2\n")
     put_processes(tmp_path / "third", "3\n")

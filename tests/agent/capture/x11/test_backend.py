@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -350,11 +351,35 @@ def test_outputs(server: Xvfb) -> None:
     capture.close()
 
 
+M64 = ("m64", "1", "64", "65", "66", "67", "48", "49", "50", "51")
+TOO_LARGE = r"display :\d+ has a screen of 8200x64 pixels; at most 8192x8192 can be shown"
+
+
 def test_too_large_a_screen() -> None:
+    with Xvfb(8200, 64) as xvfb, pytest.raises(DisplayError, match=TOO_LARGE):
+        open_x11(xvfb.display)
+    assert not segments(os.getpid())
+
+
+def shrink_and_allow_growth(xvfb: Xvfb) -> None:
+    """Make the screen 64x48; Xvfb lets it grow again, but not over what it was."""
+    xrandr(xvfb.display, "--newmode", *M64)
+    xrandr(xvfb.display, "--addmode", "screen", "m64")
+    xrandr(xvfb.display, "--output", "screen", "--mode", "m64")
+
+
+@pytest.mark.parametrize("is_heard", [True, False])
+def test_screen_grows_too_large(*, is_heard: bool) -> None:
     with Xvfb(8200, 64) as xvfb:
+        shrink_and_allow_growth(xvfb)
         capture = open_x11(xvfb.display)
-        assert capture.unavailable == "the screen is 8200x64; at most 8192x8192 can be shown"
-        assert capture.grab(0) is None
+        watched = Watched(capture)
+        capture.begin()
+        assert picture(capture.grab(0)).size == (64, 48)
+        xrandr(xvfb.display, "--output", "screen", "--mode", "8200x64")
+        wait, grab = partial(watched.until, Changes.AVAILABLE), partial(capture.grab, 0)
+        with pytest.raises(DisplayError, match=TOO_LARGE):
+            until(lambda: False, wait if is_heard else grab)
         capture.close()
 
 
