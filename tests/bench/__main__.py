@@ -1,10 +1,11 @@
-"""Measure the stream agent against its floor and print a table.
+"""Measure the stream agent against its floor, and the daemon against its goals; print tables.
 
     python -m tests.bench [--short] [--seconds S] [--json FILE] [--agent COMMAND]
 
 On a private Xvfb each load is run alone, under the floor program and under the agent, in turn,
-several times; the table shows medians.  A millisecond is one of CPU, user + system.  Needs Xvfb, a
-C compiler and the headers that the Makefile names.  Exits with 0 when everything ran, whatever the
+several times; the table shows medians.  A millisecond is one of CPU, user + system.  Last comes the
+daemon with agents of its own (`tests.bench.daemon`).  Needs Xvfb, a C compiler and the headers that
+the Makefile names.  Exits with 0 when everything ran, whatever the
 numbers are.
 """
 
@@ -21,6 +22,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.bench.daemon import DaemonPlan, DaemonResult, run_daemon, show_daemon
 from tests.bench.measure import (
     HERE,
     AgentRun,
@@ -35,9 +37,10 @@ from tests.bench.measure import (
     usage,
     x_server,
 )
+from tests.fixtures.processes import FixtureError
 
 MOVING = ("video", "desktop", "typing")
-LOADS = (*MOVING, "static")
+LOADS = (*MOVING, "static", "daemon")
 WARM_UP = 0.7  # seconds from an agent's first frame to the first that counts
 SLOW_FPS = 10.0  # for the age of a frame: each arrives before the next is drawn
 
@@ -54,6 +57,7 @@ class Plan:
     fps: float
     size: tuple[int, int]
     command: tuple[str, ...]  # empty: the floor only
+    daemon: DaemonPlan
 
 
 @dataclasses.dataclass(slots=True)
@@ -329,11 +333,13 @@ def read_plan(argv: list[str]) -> tuple[Plan, Path | None]:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--seconds", type=float, default=3.0, help="of one slice (3)")
     parser.add_argument("--slices", type=int, default=3, help="of each kind (3)")
-    parser.add_argument("--short", action="store_true", help="one slice of 2 s, static 5 s")
+    parser.add_argument(
+        "--short", action="store_true", help="one slice of 2 s, static 5 s, idle 10"
+    )
     parser.add_argument("--static-seconds", type=float, default=30.0, help="at rest (30)")
     parser.add_argument("--fps", type=float, default=60.0, help="of the load and of the agent (60)")
     parser.add_argument("--size", default="1920x1080", help="of the screen (1920x1080)")
-    parser.add_argument("--load", action="append", choices=LOADS, help="only this one; repeatable")
+    parser.add_argument("--load", action="append", choices=LOADS, help="only this part; repeatable")
     parser.add_argument("--agent", help="its command, without 'stream' and options")
     parser.add_argument("--floor-only", action="store_true", help="without an agent")
     parser.add_argument("--json", type=Path, help="write all numbers to this file")
@@ -349,12 +355,21 @@ def read_plan(argv: list[str]) -> tuple[Plan, Path | None]:
         fps=options.fps,
         size=(width, height),
         command=() if options.floor_only else command,
+        daemon=DaemonPlan(
+            command=command,
+            size=(width, height),
+            fps=options.fps,
+            warm=20 if options.short else 60,
+            cold=5 if options.short else 15,
+            seconds=4.0 if options.short else 10.0,
+            idle_seconds=10.0 if options.short else 60.0,
+        ),
     )
     return plan, options.json
 
 
-def run(plan: Plan) -> tuple[list[Moving], list[Static]]:
-    """Everything planned, on one X server."""
+def run(plan: Plan) -> tuple[list[Moving], list[Static], list[DaemonResult]]:
+    """Everything planned: the agent on one X server, then the daemon on others."""
     subprocess.run(["make", "-s", "-C", HERE], check=True)
     moving: list[Moving] = []
     static: list[Static] = []
@@ -362,28 +377,34 @@ def run(plan: Plan) -> tuple[list[Moving], list[Static]]:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         server, display = stack.enter_context(x_server(*plan.size, directory / "xvfb.log"))
         for mode in plan.loads:
-            if mode != "static":
+            if mode in MOVING:
                 moving.append(run_moving(mode, plan, server, display, directory))
-            elif plan.command:
+            elif plan.command and mode == "static":
                 static.append(run_static(plan, server, display, directory))
-    return moving, static
+    daemon: list[DaemonResult] = []
+    if plan.command and "daemon" in plan.loads:
+        with tempfile.TemporaryDirectory(prefix="bench-") as name:
+            daemon.append(run_daemon(plan.daemon, Path(name)))
+    return moving, static, daemon
 
 
 def main() -> int:
     """Run the plan of the command line, print, and write the numbers down."""
     plan, json_path = read_plan(sys.argv[1:])
     try:
-        moving, static = run(plan)
-    except (BenchError, OSError, subprocess.SubprocessError) as error:
+        moving, static, daemon = run(plan)
+    except (BenchError, FixtureError, OSError, subprocess.SubprocessError) as error:
         sys.stderr.write(f"bench: {error}\n")
         return 1
     parts = [show_floor(moving)] if moving else []
     if plan.command and moving:
         parts += [show_agent(moving), "\n".join(map(show_notes, moving))]
     parts += map(show_static, static)
+    parts += map(show_daemon, daemon)
     sys.stdout.write("\n\n".join(parts) + "\n")
     if json_path is not None:
-        numbers = [*map(dataclasses.asdict, moving), *map(dataclasses.asdict, static)]
+        results: list[Moving | Static | DaemonResult] = [*moving, *static, *daemon]
+        numbers = [dataclasses.asdict(each) for each in results]
         json_path.write_text(json.dumps(numbers, indent=1) + "\n")
     return 0
 

@@ -7,6 +7,8 @@ that comes without looking into it.  Commands are lines on standard input, each 
 of JSON:
 
 * ``mark``: what came since the last mark (a `Tally`);
+* ``next``: answered at once; one more line, ``{"ns": when}``, follows when a FORMAT and after it a
+  whole DATA message have come;
 * ``first``: waits until a whole DATA message has come since the last START;
 * ``stop`` and ``start``: sends that message;
 * ``keep``: from the next DATA message on, holds the newest whole body (this costs a copy);
@@ -29,7 +31,7 @@ from pathlib import Path
 
 # spice-protocol 0.14, spice/stream-device.h
 HEADER = struct.Struct("<BBHI")
-DATA = 3
+FORMAT, DATA = 2, 3
 CAPABILITIES_NONE = bytes.fromhex("010001000100000000")
 START_MJPEG = bytes.fromhex("01000400020000000101")
 STOP = bytes.fromhex("010004000100000000")
@@ -69,6 +71,7 @@ class Peer:
         self._started_ns = 0
         self._first_ns = 0
         self._asked_first = False
+        self._awaited = 0  # the type of the message that brings the answer to ``next`` nearer
         self._is_keeping = False
         self._body: bytearray | None = None
         self._kept = b""
@@ -95,7 +98,7 @@ class Peer:
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 
-    def _command(self) -> None:
+    def _command(self) -> None:  # noqa: C901 (one flat case for each command)
         # One command is answered before the next is sent, so a line is all there is to read.
         match sys.stdin.readline().split():
             case []:
@@ -106,6 +109,9 @@ class Peer:
             case ["first"]:
                 self._asked_first = True
                 self._maybe_answer_first()
+            case ["next"]:
+                self._awaited = FORMAT
+                self._answer({})
             case ["start"]:
                 self._first_ns = 0
                 self._send(START_MJPEG)
@@ -174,6 +180,10 @@ class Peer:
         return taken
 
     def _finish(self, now: int) -> None:
+        if self._awaited and self._type == self._awaited:
+            self._awaited = DATA if self._type == FORMAT else 0
+            if not self._awaited:
+                self._answer({"ns": now})
         if self._type != DATA:
             name = str(self._type)
             self._tally.other[name] = self._tally.other.get(name, 0) + 1
