@@ -6,30 +6,37 @@ image's PAM service ``test-session``).
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from tests.vm.channel import Process
     from tests.vm.guest import Guest
 
 
-def start_x_session(
+@contextlib.contextmanager
+def x_session(
     guest: Guest, user: str, *, display: int, vt: int, options: Sequence[str] = ()
-) -> Process:
-    """Start ``user``'s own Xorg, not root's, in a session on a VT; return when it takes clients.
+) -> Iterator[None]:
+    """Run ``user``'s own Xorg, not root's, in a session on a VT; entered, it takes clients.
 
-    The VT is brought to the front. Any local user may connect. The session ends with the process
-    that is returned (``kill`` it), or by logind's own means. Raises as ``Guest.run``.
+    The VT is brought to the front, and stays there. Any local user may connect. The session may
+    end before the context does. Raises as ``Guest.run``.
     """
     # First, for the server gets the card from logind only while its session is active.
     guest.run(["chvt", str(vt)])
+    unit = f"x-session-{display}.service"
     # -keeptty: the VT is the session's controlling terminal already, opened by systemd.
     xorg = ["Xorg", f":{display}", f"vt{vt}", "-keeptty", "-noreset", "-nolisten", "tcp"]
-    process = guest.spawn([*session_command(user, vt), *xorg, *options])
-    guest.wait_for(["xdpyinfo", "-display", f":{display}"])
-    return process
+    process = guest.spawn([*session_command(user, vt), f"--unit={unit}", *xorg, *options])
+    try:
+        guest.wait_for(["xdpyinfo", "-display", f":{display}"])
+        yield
+    finally:
+        # Not systemd-run, that waits for it: without it the session would go on.
+        guest.run(["systemctl", "stop", unit], check=False)
+        process.wait()
 
 
 def session_command(user: str, vt: int, *, kind: str = "x11", role: str = "user") -> list[str]:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.vm.channel import CommandFailedError, GuestGoneError, GuestTimeoutError, NotStartedError
 from tests.vm.guest import PROJECT, STREAM_PORT, Guest
-from tests.vm.sessions import start_x_session
+from tests.vm.sessions import x_session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -121,16 +121,16 @@ def test_root_runs_xorg_on_the_card(guest: Guest, painted_vt: int) -> None:
 
 
 def test_alice_runs_xorg_in_a_session_and_it_is_seen(guest: Guest, painted_vt: int) -> None:
-    session = start_x_session(guest, "alice", display=1, vt=painted_vt)
-    guest.run(["xsetroot", "-display", ":1", "-solid", "#3070b0"], user="alice")
-    guest.run(["xset", "-display", ":1", "q"], user="alice")  # a round trip: it is drawn
-    active = guest.run(["loginctl", "show-seat", "seat0", "--value", "--property=ActiveSession"])
-    user = guest.run(["loginctl", "show-session", active.stdout.strip(), "--property=Name"])
-    picture = guest.screenshot()
-    session.kill()
-    session.wait()
+    with x_session(guest, "alice", display=1, vt=painted_vt):
+        guest.run(["xsetroot", "-display", ":1", "-solid", "#3070b0"], user="alice")
+        guest.run(["xset", "-display", ":1", "q"], user="alice")  # a round trip: it is drawn
+        query = ["loginctl", "show-seat", "seat0", "--value", "--property=ActiveSession"]
+        active = guest.run(query).stdout.strip()
+        user = guest.run(["loginctl", "show-session", active, "--property=Name"])
+        picture = guest.screenshot()
     assert picture.convert("RGB").getpixel((5, 5)) == (0x30, 0x70, 0xB0)
     assert user.stdout == "Name=alice\n"
+    guest.run(["sh", "-c", "! pgrep -x Xorg"])  # nothing for the next test to trip over
 
 
 def test_nothing_is_written_to_the_image_or_left_running(

@@ -15,7 +15,7 @@ from tests.fixtures.drawing import psnr
 from tests.fixtures.spice import SpiceProbe
 from tests.vm.channel import Process
 from tests.vm.guest import PROJECT, Guest
-from tests.vm.sessions import start_x_session
+from tests.vm.sessions import x_session
 
 pytestmark = pytest.mark.vm
 
@@ -27,11 +27,9 @@ SLOW: Final = 60.0  # seconds; the guest is emulated
 @pytest.fixture(scope="module")
 def screen(guest: Guest) -> Iterator[Guest]:
     """The guest with alice's Xorg in front, and the port hers to open."""
-    session = start_x_session(guest, "alice", display=DISPLAY, vt=7)
-    guest.run(["chown", "--dereference", "alice", PORT])
-    yield guest
-    session.kill()
-    session.wait()
+    with x_session(guest, "alice", display=DISPLAY, vt=7):
+        guest.run(["chown", "--dereference", "alice", PORT])
+        yield guest
     guest.run(["chown", "--dereference", "root", PORT])
     guest.run(["chvt", "1"])
 
