@@ -157,7 +157,7 @@ class LinkSession:
 
     # From the link.
 
-    def on_bytes(self, data: bytes) -> None:
+    def on_bytes(self, data: memoryview) -> None:
         """Act on what the daemon sent."""
         try:
             for message in self._link.receive(data):

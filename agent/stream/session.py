@@ -44,7 +44,7 @@ class StreamSession:
 
     # From the port.
 
-    def on_bytes(self, data: bytes) -> None:
+    def on_bytes(self, data: memoryview) -> None:
         """Act on what the host sent."""
         try:
             for message in self._device.receive(data):

@@ -35,6 +35,7 @@ NO_SUCH_SEAT: Final = "org.freedesktop.login1.NoSuchSeat"
 GONE: Final = ("org.freedesktop.DBus.Error.UnknownObject", NO_SUCH_SESSION)
 
 READ_LIMIT: Final = 5.0  # seconds; it answers in less than a millisecond
+ABSENCE: Final = 2.0  # seconds that a restart may take, in which what was known stands
 MOST_SESSIONS: Final = 1024  # a user can make sessions by the hundred, with ssh
 
 
@@ -43,7 +44,8 @@ class LogindClient:
 
     The facts' ``vt`` is the active session's, 0 without one; ``proven`` is empty: others know
     better. Nothing is told before the first reading is complete. Without logind on the bus,
-    ``has_logind`` is False and nothing else is known.
+    ``has_logind`` is False and nothing else is known; when it was there, that is told only after
+    ``ABSENCE`` seconds, for the sessions outlive its restart.
     """
 
     def __init__(self, bus: Bus, seat: str, on_facts: Callable[[SeatFacts], None]) -> None:
@@ -65,6 +67,7 @@ class LogindClient:
         self._is_reading = False
         self._backoff = Backoff()
         self._retry: asyncio.TimerHandle | None = None
+        self._absence: asyncio.TimerHandle | None = None  # while it may be restarting
         self._seat_path = ""
         self._active = ""
         self._tracked: dict[str, Tracked] = {}
@@ -84,6 +87,7 @@ class LogindClient:
         if self._is_closed:
             return
         self._is_closed = True
+        self._end_absence()
         self._forget_all()
         if self._publish:
             self._publish.cancel()
@@ -117,12 +121,24 @@ class LogindClient:
         log.info("logind is %s", "there" if owner else "not there")
         self._owner = owner
         self._forget_all()
+        self._end_absence()
         if owner:
             self._read_all()
-        else:
+        elif is_first:
             self._changed()
-            if is_first:  # makes the bus start it, where the bus knows how
-                self._bus.call_nowait(Call(LOGIN1, MANAGER_PATH, MANAGER, "ListSessions"), _ignore)
+            # Makes the bus start it, where the bus knows how.
+            self._bus.call_nowait(Call(LOGIN1, MANAGER_PATH, MANAGER, "ListSessions"), _ignore)
+        else:
+            self._absence = self._loop.call_later(ABSENCE, self._is_gone)
+
+    def _is_gone(self) -> None:
+        self._absence = None
+        self._changed()
+
+    def _end_absence(self) -> None:
+        if self._absence:
+            self._absence.cancel()
+            self._absence = None
 
     def _read_all(self) -> None:
         self._is_reading = True
@@ -282,13 +298,13 @@ class LogindClient:
         self._bus.call_nowait(call, check, limit=READ_LIMIT)
 
     def _changed(self) -> None:
-        if not (self._is_reading or self._publish or self._is_closed):
+        if not (self._is_reading or self._absence or self._publish or self._is_closed):
             self._publish = self._loop.call_soon(self._tell)
 
     def _tell(self) -> None:
         self._publish = None
         facts = self._facts()
-        if not self._is_reading and facts != self._told:
+        if not (self._is_reading or self._absence) and facts != self._told:
             self._told = facts
             self._on_facts(facts)
 

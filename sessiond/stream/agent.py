@@ -136,7 +136,7 @@ class Agent:
 
     # From the link.
 
-    def on_bytes(self, data: bytes) -> None:
+    def on_bytes(self, data: memoryview) -> None:
         """Hear the agent, until it breaks the rules."""
         if self._is_ending:
             return

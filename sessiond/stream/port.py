@@ -149,7 +149,7 @@ class HostPort:
 
     # From the channel.
 
-    def on_bytes(self, data: bytes) -> None:
+    def on_bytes(self, data: memoryview) -> None:
         """Hear the host."""
         try:
             for message in self._device.receive(data):

@@ -185,7 +185,7 @@ class Supervisor:
     def on_ready(self, agent: Agent, ready: Ready) -> None:
         """Its display is open: it can be shown."""
         log.info("agent %d of %s shows %s (%s)", agent.pid, agent.key, ready.display, ready.rule)
-        self._troubles.forgive([agent.key])
+        self._troubles.recover(agent.key)
         session = self._sessions.get(agent.key)
         if session and session.vt and ready.vt == session.vt:
             self._prove(self._proven | {agent.key})

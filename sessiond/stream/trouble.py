@@ -13,6 +13,7 @@ from sessiond.model import Reason
 from sessiond.transport.backoff import LONGEST, Backoff
 
 SOONEST: Final = 1.0  # seconds
+STEADY: Final = 10.0  # seconds of work after which a failure is a new one
 
 
 @dataclass(slots=True)
@@ -37,13 +38,14 @@ class Troubles:
         self._loop = asyncio.get_running_loop()
         self._on_due = on_due
         self._by_key: dict[str, _Trouble] = {}
+        self._recovered: dict[str, tuple[Backoff, float]] = {}  # and since when
 
     def __contains__(self, key: object) -> bool:
         return key in self._by_key
 
     def keys(self) -> frozenset[str]:
-        """Return whose agents have failed."""
-        return frozenset(self._by_key)
+        """Return whose agents have failed, those that work again among them."""
+        return frozenset(self._by_key | self._recovered)
 
     def explain(self, key: str) -> tuple[Reason | None, str]:
         """Return why it failed; None and "" if it did not."""
@@ -61,7 +63,10 @@ class Troubles:
 
     def add(self, key: str, reason: Reason, text: str, *, is_probe: bool = False) -> None:
         """Take note of a failure. A probe is given up when the back-off is at its longest."""
-        trouble = self._by_key.setdefault(key, _Trouble(reason, text))
+        backoff, since = self._recovered.pop(key, (Backoff(), 0.0))
+        if self._loop.time() - since > STEADY:
+            backoff.reset()
+        trouble = self._by_key.setdefault(key, _Trouble(reason, text, backoff=backoff))
         trouble.cancel()
         trouble.reason, trouble.text = reason, text
         trouble.since, trouble.is_due = self._loop.time(), False
@@ -85,9 +90,17 @@ class Troubles:
                     trouble.backoff.reset()
                     trouble.timer = self._loop.call_at(when, self._due, trouble)
 
+    def recover(self, key: str) -> None:
+        """Take note that it works; the next wait is only the first again when it does so long."""
+        trouble = self._by_key.pop(key, None)
+        if trouble:
+            trouble.cancel()
+            self._recovered[key] = trouble.backoff, self._loop.time()
+
     def forgive(self, keys: Iterable[str]) -> None:
         """Forget what was."""
         for key in keys:
+            self._recovered.pop(key, None)
             trouble = self._by_key.pop(key, None)
             if trouble:
                 trouble.cancel()

@@ -12,9 +12,14 @@ from sessiond.transport.port import OpenPort
 
 log = logging.getLogger(__name__)
 
-READ_SIZE: Final = 64 << 10
+READ_SIZE: Final = 1 << 20  # as much as a link holds: most frames come in one piece
 READS_AT_ONCE: Final = 16  # then the rest of the loop gets its turn
 WRITE_SIZE: Final = 32 << 10  # a virtio port takes no more at once
+
+_ONLY_DATA: Final = select.EPOLLIN | select.EPOLLOUT
+# One for all channels, which are read one after the other: what is read into memory of its own
+# each time is returned to the kernel and faulted in again, for every frame.
+_SCRATCH: Final = bytearray(READ_SIZE)
 
 _LOST: Final = {
     errno.EIO: "the host hung up",
@@ -27,8 +32,8 @@ _LOST: Final = {
 class ChannelHandler(Protocol):
     """Who hears of what happens on a channel. Nothing is called after ``on_lost``."""
 
-    def on_bytes(self, data: bytes) -> None:
-        """Take what arrived."""
+    def on_bytes(self, data: memoryview) -> None:
+        """Take what arrived; ``data`` is only valid until this returns."""
 
     def on_writable(self) -> None:
         """Try again what would have blocked."""
@@ -67,6 +72,7 @@ class Channel:
             return os.write(self._fd, data[:WRITE_SIZE])
         except BlockingIOError:
             self.is_blocked = True
+            self._poller.watch_writable(self._fd, wanted=True)
         except OSError as error:
             self.is_blocked = True
             asyncio.get_running_loop().call_soon(self._write_failed, _reason(error))
@@ -85,28 +91,33 @@ class Channel:
 
     def _on_events(self, events: int) -> None:
         if events & READABLE and not self._reads_soon:
-            self._read()
+            self._read(may_have_ended=bool(events & ~_ONLY_DATA))
         if events & select.EPOLLOUT and self.is_blocked and not self._closed:
             self.is_blocked = False
             self._handler.on_writable()
+            if not self.is_blocked and not self._closed:
+                self._poller.watch_writable(self._fd, wanted=False)
 
-    def _read(self) -> None:
+    def _read(self, *, may_have_ended: bool = True) -> None:
         for _ in range(READS_AT_ONCE):
             if self._closed:
                 return
             try:
-                data = os.read(self._fd, READ_SIZE)
+                count = os.readv(self._fd, [_SCRATCH])
             except BlockingIOError:
                 return
             except OSError as error:
                 self._lose(_reason(error))
                 return
-            if not data:
+            if not count:
                 if self._heard or not self._port.waits_for_host:
                     self._lose("the host hung up")
                 return
             self._heard = True
-            self._handler.on_bytes(data)
+            with memoryview(_SCRATCH) as view:
+                self._handler.on_bytes(view[:count])
+            if count < READ_SIZE and not may_have_ended:
+                return  # that was all; what comes later is another edge (epoll(7))
         # Only one such call at a time, however many events a busy peer causes until then.
         self._reads_soon = True
         asyncio.get_running_loop().call_soon(self._read_on)

@@ -26,12 +26,19 @@ class EdgePoller:
         self._loop.add_reader(self._epoll.fileno(), self._dispatch)
 
     def watch(self, fd: int, handler: Handler) -> None:
-        """Call ``handler(events)`` at each change of readability, writability or hang-up.
+        """Call ``handler(events)`` at each change of readability or hang-up.
 
         The state at registration counts as a first change.
         """
-        self._epoll.register(fd, READABLE | WRITABLE | select.EPOLLET)
+        self._epoll.register(fd, READABLE | select.EPOLLET)
         self._handlers[fd] = handler
+
+    def watch_writable(self, fd: int, *, wanted: bool) -> None:
+        """Call the handler of ``fd`` also when it is or gets writable, or no more.
+
+        A peer that reads makes it so again and again: only for who waits for it.
+        """
+        self._epoll.modify(fd, READABLE | (WRITABLE if wanted else 0) | select.EPOLLET)
 
     def watch_priority(self, fd: int, handler: Handler) -> None:
         """Call ``handler(events)`` at each change of a sysfs attribute (sysfs_notify, POLLPRI)."""

@@ -12,6 +12,9 @@ HEADER_SIZE = _HEADER.size
 PROTOCOL_VERSION = 1
 
 
+Bytes = bytes | bytearray | memoryview
+
+
 class Header(NamedTuple):
     """What precedes each body: a message type and the number of body bytes that follow."""
 
@@ -33,45 +36,61 @@ class MessageBuffer:
 
     def __init__(self, check: Callable[[Header], None]) -> None:
         self._check = check
-        self._bytes = bytearray()
-        self._header: Header | None = None
+        self._rest = bytearray()
         self._error: ProtocolError | None = None
 
     @property
     def is_between_messages(self) -> bool:
         """Whether nothing of an unfinished message is held."""
-        return not self._bytes and self._header is None
+        return not self._rest
 
-    def feed(self, data: bytes) -> Iterator[tuple[Header, bytes]]:
-        """Add ``data`` and yield each message that it completes.
+    def feed(self, data: Bytes) -> Iterator[tuple[Header, bytes]]:
+        """Add ``data``, which is not kept, and return the messages that it completes.
 
-        Raises ProtocolError at the message that is wrong, after those before it were yielded.
+        The iterator raises ProtocolError at the message that is wrong, after those before it.
         """
+        return ((header, whole[HEADER_SIZE:]) for header, whole in self.feed_whole(data))
+
+    def feed_whole(self, data: Bytes) -> Iterator[tuple[Header, bytes]]:
+        """Do as ``feed``, but with each message's header in front of its body: to be passed on."""
         if self._error:
             raise self._error
-        self._bytes += data
-        try:
-            while (message := self._next_message()) is not None:
-                yield message
-        except ProtocolError as error:
-            self._error = error
-            self._bytes.clear()
-            raise
+        return self._hand_out(self._take(data))
 
-    def _next_message(self) -> tuple[Header, bytes] | None:
-        if self._header is None:
-            if len(self._bytes) < HEADER_SIZE:
-                return None
-            version, _padding, kind, size = _HEADER.unpack_from(self._bytes)
-            if version != PROTOCOL_VERSION:
-                raise ProtocolError(f"protocol version {version} instead of {PROTOCOL_VERSION}")
-            header = Header(kind, size)
-            self._check(header)
-            del self._bytes[:HEADER_SIZE]
-            self._header = header
-        if len(self._bytes) < self._header.size:
+    def _hand_out(self, found: list[tuple[Header, bytes]]) -> Iterator[tuple[Header, bytes]]:
+        yield from found
+        if self._error:
+            raise self._error
+
+    def _take(self, data: Bytes) -> list[tuple[Header, bytes]]:
+        """Return what is complete, and keep the rest. A frame in one piece is copied once."""
+        found = []
+        begin = 0
+        self._rest += data if self._rest else b""
+        with memoryview(self._rest or data) as view:
+            try:
+                while header := self._header_at(view, begin):
+                    end = begin + HEADER_SIZE + header.size
+                    if end > len(view):
+                        break
+                    found.append((header, bytes(view[begin:end])))
+                    begin = end
+            except ProtocolError as error:
+                self._error = error
+                begin = len(view)
+            if not self._rest:
+                self._rest += view[begin:]
+                return found
+        del self._rest[:begin]  # in place: what is held of a long message is not copied each time
+        return found
+
+    def _header_at(self, view: memoryview, begin: int) -> Header | None:
+        """Return the checked header there, None if it is not complete."""
+        if len(view) - begin < HEADER_SIZE:
             return None
-        header, self._header = self._header, None
-        body = bytes(memoryview(self._bytes)[: header.size])
-        del self._bytes[: header.size]
-        return header, body
+        version, _padding, kind, size = _HEADER.unpack_from(view, begin)
+        if version != PROTOCOL_VERSION:
+            raise ProtocolError(f"protocol version {version} instead of {PROTOCOL_VERSION}")
+        header = Header(kind, size)
+        self._check(header)
+        return header

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Final, assert_never
 
 from sessiond.errors import LocalProtocolError, ProtocolError
-from sessiond.wire.buffer import Header, MessageBuffer
+from sessiond.wire.buffer import Bytes, Header, MessageBuffer
 from sessiond.wire.device import (
     Capabilities,
     CursorMove,
@@ -122,7 +122,7 @@ class DeviceConnection:
         check = check_from_host if role is Role.GUEST else self._check_from_guest
         self._buffer = MessageBuffer(check)
 
-    def receive(self, data: bytes) -> Iterator[Message | Unknown]:
+    def receive(self, data: Bytes) -> Iterator[Message | Unknown]:
         """Yield the messages that ``data`` completes; none is lost before an error.
 
         A guest also gets Unknown for what it skipped, and nothing after NOTIFY_ERROR; a host

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Final
 
 from sessiond.errors import LocalProtocolError, ProtocolError
-from sessiond.wire.buffer import Header
+from sessiond.wire.buffer import HEADER_SIZE, Header
 from sessiond.wire.device import Type, check_from_guest
 
 MAX_BODY: Final = 64 << 10  # of a link message
@@ -169,11 +169,14 @@ def check_from_daemon(header: Header) -> None:
         raise ProtocolError(f"a message of type {header.type:#x} with {header.size} bytes")
 
 
-def parse_from_agent(header: Header, body: bytes) -> ToDaemon | DeviceMessage:
-    """Return the message whose header passed ``check_from_agent``. Raises ProtocolError."""
+def parse_from_agent(header: Header, whole: bytes) -> ToDaemon | DeviceMessage:
+    """Return the message whose header passed ``check_from_agent``. Raises ProtocolError.
+
+    ``whole`` begins with the header: what is for the host is passed on as it came.
+    """
     if header.type in _DEVICE_TYPES:
-        return DeviceMessage(Type(header.type), header.pack() + body)
-    message: ToDaemon = _parse(_TO_DAEMON[LinkType(header.type)], body)
+        return DeviceMessage(Type(header.type), whole)
+    message: ToDaemon = _parse(_TO_DAEMON[LinkType(header.type)], whole[HEADER_SIZE:])
     return message
 
 
@@ -185,6 +188,8 @@ def parse_from_daemon(header: Header, body: bytes) -> ToAgent:
 
 def pack(message: ToAgent | ToDaemon) -> bytes:
     """Return the whole message. Raises LocalProtocolError if it is over the limit."""
+    if not _FIELDS[type(message)]:
+        return _BARE[message.TYPE]  # one for each frame
     body = json.dumps(asdict(message), separators=(",", ":")).encode()
     if len(body) > MAX_BODY:
         raise LocalProtocolError(f"{message.TYPE.name} with {len(body)} bytes")
@@ -290,3 +295,4 @@ _FIELDS: Final[dict[type, dict[str, Check]]] = {
     Failed: {"reason": _text, "text": _text},
     Serial: {"serial": _COUNT},
 }
+_BARE: Final = {kind.TYPE: Header(kind.TYPE, 2).pack() + b"{}" for kind in (Credit, Pause)}

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Final, assert_never
 
 from sessiond.errors import LocalProtocolError, ProtocolError
-from sessiond.wire.buffer import MessageBuffer
+from sessiond.wire.buffer import Bytes, MessageBuffer
 from sessiond.wire.device import Type
 from sessiond.wire.link import (
     Activate,
@@ -30,6 +30,8 @@ from sessiond.wire.link import (
     parse_from_agent,
     parse_from_daemon,
 )
+
+MAX_STRAY: Final = 1000  # messages for nobody since the daemon's last word; a few come late
 
 
 class State(enum.Enum):
@@ -111,6 +113,7 @@ class AgentLink:
     def __init__(self) -> None:
         self.state = State.NEW
         self.serial = 0
+        self._stray = 0
         self._may_tell_quality = False
         self._error: ProtocolError | None = None
         self._buffer = MessageBuffer(check_from_agent)
@@ -121,11 +124,12 @@ class AgentLink:
         if signal not in TRANSITIONS[self.state]:
             raise LocalProtocolError(f"{signal.name} in state {self.state.name}")
         self.state = TRANSITIONS[self.state][signal]
+        self._stray = 0
         if isinstance(message, Activate):
             self.serial, self._may_tell_quality = message.serial, message.quality
         return pack(message)
 
-    def receive(self, data: bytes) -> Iterator[ToDaemon | DeviceMessage]:
+    def receive(self, data: Bytes) -> Iterator[ToDaemon | DeviceMessage]:
         """Yield what still counts of the messages that ``data`` completes.
 
         Raises ProtocolError, and the same one ever after.
@@ -133,8 +137,8 @@ class AgentLink:
         if self._error:
             raise self._error
         try:
-            for header, body in self._buffer.feed(data):
-                message = parse_from_agent(header, body)
+            for header, whole in self._buffer.feed_whole(data):
+                message = parse_from_agent(header, whole)
                 if self._accept(message):
                     yield message
         except ProtocolError as error:
@@ -148,7 +152,11 @@ class AgentLink:
             raise ProtocolError(f"{signal.name} in state {state.name}")
         self.state = TRANSITIONS[state][signal]
         if isinstance(message, DeviceMessage):
-            return signal in RELAYED.get(state, frozenset())
+            is_relayed = signal in RELAYED.get(state, frozenset())
+            self._stray += not is_relayed
+            if self._stray > MAX_STRAY:
+                raise ProtocolError(f"goes on writing in state {state.name}, to nobody")
+            return is_relayed
         return not isinstance(message, Serial)
 
     def _signal(self, message: ToDaemon | DeviceMessage) -> Signal:
@@ -184,7 +192,7 @@ class DaemonLink:
     def __init__(self) -> None:
         self._buffer = MessageBuffer(check_from_daemon)
 
-    def receive(self, data: bytes) -> Iterator[ToAgent]:
+    def receive(self, data: Bytes) -> Iterator[ToAgent]:
         """Yield the messages that ``data`` completes. Raises ProtocolError."""
         for header, body in self._buffer.feed(data):
             yield parse_from_daemon(header, body)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
-from tests.fixtures.daemon import Stage
-from tests.fixtures.drawing import SAMPLE, Canvas, bits_of
+from tests.daemon.world import ALICE, BOB, wait_number
+from tests.fixtures.daemon import Daemon, Stage
+from tests.fixtures.drawing import SAMPLE, Canvas
 from tests.fixtures.spice import SpiceHost, SpiceProbe
 from tests.fixtures.xserver import Xvfb
 
@@ -15,32 +16,41 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
+__all__ = ["ALICE", "BOB", "SIZE", "UIDS", "Scene", "wait_number"]
+
 SIZE: Final = (640, 480)
-ALICE: Final = 1  # the number that her screen shows
-BOB: Final = 2
-_UID: Final = os.getuid()  # another user's agent is a test of its own
+# As root each user's agent is really another's; without, it can only be ours. The numbers are
+# those of nobody: without an entry in the user database, as some greeters are.
+_USERS: Final = ("alice", "bob", "carol", "greeter")
+UIDS: Final = {
+    user: os.getuid() or uid for user, uid in zip(_USERS, range(65533, 0, -1), strict=False)
+}
 
 
 class Scene:
     """Alice's screen shows 1 and Bob's 2; sessions are added by the test."""
 
-    def __init__(self, settings: Sequence[str] = ()) -> None:
+    def __init__(
+        self, settings: Sequence[str] = (), *, has_login1: bool = True, send_buffer: int = 0
+    ) -> None:
         with contextlib.ExitStack() as stack:
             self.alice = stack.enter_context(Xvfb(*SIZE))
             self.bob = stack.enter_context(Xvfb(*SIZE))
+            self.servers = {ALICE: self.alice, BOB: self.bob}
             self.screens = {
                 ALICE: stack.enter_context(Canvas(self.alice.display)),
                 BOB: stack.enter_context(Canvas(self.bob.display)),
             }
             for number, canvas in self.screens.items():
                 canvas.show_number(number)
-            self.host = stack.enter_context(SpiceHost(multi=True))
-            self.stage = stack.enter_context(Stage(self.host.socket_path, settings))
+            self.host = stack.enter_context(SpiceHost(multi=True, send_buffer=send_buffer))
+            stage = Stage(self.host.socket_path, settings, has_login1=has_login1)
+            self.stage = stack.enter_context(stage)
             self.stage.daemon.wait_line("is open")  # by then it owns its name
             self._stack = stack.pop_all()
 
     @property
-    def daemon(self) -> Any:  # noqa: ANN401 (tests.fixtures.daemon.Daemon)
+    def daemon(self) -> Daemon:
         """The daemon under test."""
         return self.stage.daemon
 
@@ -63,15 +73,19 @@ class Scene:
 
     def add_alice(self, **properties: object) -> None:
         """Log Alice in on VT 7, session 1."""
-        values = {"id": "1", "vt": 7, "display": self.alice.display, "uid": _UID, "gid": _UID}
-        self.stage.login1.do("add_session", **(values | properties))
+        self._add("add_session", ALICE, {"id": "1", "vt": 7, "user": "alice"}, properties)
+
+    def add_alice_late(self, **properties: object) -> None:
+        """Log Alice in likewise, but her session is the active one only a moment later."""
+        self._add("add_session_late", ALICE, {"id": "1", "vt": 7, "user": "alice"}, properties)
 
     def add_bob(self, **properties: object) -> None:
         """Log Bob in on VT 8, session c2."""
-        values = {"id": "c2", "vt": 8, "display": self.bob.display, "uid": _UID, "gid": _UID}
-        self.stage.login1.do("add_session", user="bob", **(values | properties))
+        self._add("add_session", BOB, {"id": "c2", "vt": 8, "user": "bob"}, properties)
 
-
-def wait_number(probe: SpiceProbe, number: int, timeout: float = 10.0) -> None:
-    """Wait until the client draws the picture with NUMBER."""
-    probe.wait_for("invalidate", timeout, bits=bits_of(number))
+    def _add(
+        self, action: str, number: int, values: dict[str, object], properties: dict[str, object]
+    ) -> None:
+        uid = UIDS[str(values["user"])]
+        account = {"uid": uid, "gid": uid, "display": self.servers[number].display}
+        self.stage.login1.do(action, **(values | account | properties))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.daemon.scene import ALICE, Scene, wait_number
+from tests.daemon.world import assert_connected
+from tests.fixtures.bus import PrivateBus
 from tests.fixtures.daemon import Daemon, Stage
 from tests.fixtures.processes import EventTimeoutError
 from tests.fixtures.spice import SpiceHost
@@ -22,6 +25,61 @@ def test_a_second_daemon_ends_with_one_line(scene: Scene) -> None:
         assert second.wait_exit() == 1
         assert any(line.endswith("another instance is running") for line in second.lines)
     assert scene.daemon.property("Version")
+
+
+def test_a_second_daemon_of_another_name_does_not_get_the_port(scene: Scene) -> None:
+    scene.add_alice()
+    probe = scene.watch()
+    wait_number(probe, ALICE)
+    name = "org.spice_space.Another1"
+    with Daemon(scene.stage.bus, scene.host.socket_path, name=name) as second:
+        # A socket's listener can only hang up; a virtio port would be busy. Then it waits longer
+        # and longer, and says so, and the first one does not notice.
+        tries = -1
+        for _ in range(2):
+            tries = second.wait_line("the host hung up; opening it again", after=tries)
+        second.wait_reason("host-refused", after=tries)
+        assert second.property("State") == "back-off"
+        scene.screens[ALICE].show_number(100)
+        wait_number(probe, 100)
+    assert scene.daemon.property("Reason") == "ok"
+    assert_connected(probe)
+
+
+def test_a_listener_that_takes_no_more_is_a_busy_port(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as other:
+        listener.bind(str(tmp_path / "port"))
+        listener.listen(0)
+        other.connect(str(tmp_path / "port"))
+        with Stage(tmp_path / "port") as stage:
+            stage.daemon.wait_reason("port-busy")
+            assert stage.daemon.property("State") == "no-port"
+            assert "takes no more connections" in stage.daemon.property("ReasonText")
+            listener.accept()[0].close()
+            stage.daemon.wait_line("is open")
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (None, "cannot be read: Is a directory"),
+        (b'seat = "\xff"\n', "not UTF-8: invalid start byte"),
+        (b"[stream]\ngrace = 61\n", "stream.grace: 61 is not seconds from 0 to 60"),
+    ],
+)
+def test_a_configuration_that_cannot_be_read_is_named_in_one_line(
+    tmp_path: Path, content: bytes | None, fault: str
+) -> None:
+    path = tmp_path / "config.toml"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    with PrivateBus() as bus, Daemon(bus, tmp_path / "port", args=["--config", path]) as daemon:
+        assert daemon.wait_exit() == 2
+        [line] = daemon.lines
+        assert line.startswith(f"spice-sessiond: {path}:")
+        assert line.endswith(fault)
 
 
 def test_a_lost_bus_ends_the_daemon_with_a_clear_line(scene: Scene) -> None:

@@ -14,17 +14,19 @@ pytestmark = pytest.mark.e2e
 STATIC = 5.0  # seconds
 
 
-def test_a_static_screen_wakes_nobody(scene: Scene) -> None:
-    scene.add_alice()
-    probe = scene.watch()
-    wait_number(probe, ALICE)
-    pid = scene.daemon.property("AgentPID")
-    with pytest.raises(EventTimeoutError):
-        probe.wait_for("invalidate", 2.0, after=probe.now())  # the agent's start settles
-    before = switches(scene.daemon.pid), switches(pid)
-    with pytest.raises(EventTimeoutError):
-        probe.wait_for("invalidate", STATIC, after=probe.now())
-    assert (switches(scene.daemon.pid), switches(pid)) == before
+def test_a_static_screen_wakes_nobody(tmp_path: Path) -> None:
+    # In the common folder other tests' X servers come and go.
+    with Scene([f'displays.sockets="{tmp_path}"']) as scene:
+        scene.add_alice()
+        probe = scene.watch()
+        wait_number(probe, ALICE)
+        pid = scene.daemon.property("AgentPID")
+        with pytest.raises(EventTimeoutError):
+            probe.wait_for("invalidate", 2.0, after=probe.now())  # the agent's start settles
+        before = switches(scene.daemon.pid), switches(pid)
+        with pytest.raises(EventTimeoutError):
+            probe.wait_for("invalidate", STATIC, after=probe.now())
+        assert (switches(scene.daemon.pid), switches(pid)) == before
 
 
 def switches(pid: int) -> int:

@@ -67,6 +67,7 @@ static struct {
     int clients;
 
     int spice_listener;
+    int send_buffer;
     int socket_listener;
     int pty_master;
     int pty_inotify;
@@ -670,6 +671,12 @@ static int spice_listen(void)
         die("cannot make a socket: %s", strerror(errno));
     }
     setsockopt(host.spice_listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+    /* Whoever is accepted inherits it. The kernel's own choice depends on its congestion control: a
+     * second of a slow line with one, a twentieth with another (tcp(7), tcp_wmem). */
+    if (host.send_buffer > 0) {
+        setsockopt(host.spice_listener, SOL_SOCKET, SO_SNDBUF, &host.send_buffer,
+                   sizeof(host.send_buffer));
+    }
     if (bind(host.spice_listener, (struct sockaddr *)&address, sizeof(address)) < 0
         || listen(host.spice_listener, 16) < 0
         || getsockname(host.spice_listener, (struct sockaddr *)&address, &size) < 0) {
@@ -808,6 +815,8 @@ static void parse_options(int argc, char **argv)
     const GOptionEntry entries[] = {
         { "port", 0, 0, G_OPTION_ARG_INT, &host.port,
           "TCP port for SPICE clients on 127.0.0.1; 0, the default, takes a free one", "N" },
+        { "send-buffer", 0, 0, G_OPTION_ARG_INT, &host.send_buffer,
+          "size of a client's send buffer; 0, the default, leaves it to the kernel", "BYTES" },
         { "socket", 0, 0, G_OPTION_ARG_FILENAME, &host.socket_path,
           "offer the port to the guest on a Unix socket", "PATH" },
         { "pty", 0, 0, G_OPTION_ARG_FILENAME, &host.pty_link,

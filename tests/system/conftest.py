@@ -13,12 +13,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.fixtures.spice import SpiceHost
 from tests.system import container as containers
 from tests.system import root as roots
 from tests.system.sessions import Seat
+from tests.system.world import Container
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.daemon.world import World
 
 HERE = Path(__file__).resolve().parent
 
@@ -63,3 +67,17 @@ def seat(container: containers.Container) -> Iterator[Seat]:
     """Give the container's seat, with nobody at it, and clear it afterwards."""
     with Seat(container) as empty:
         yield empty
+
+
+@pytest.fixture
+def host(container: containers.Container) -> Iterator[SpiceHost]:
+    """Give a SPICE host whose port's socket is in the container too."""
+    with SpiceHost(multi=True, directory=container.shared) as made:
+        yield made
+
+
+@pytest.fixture
+def world(seat: Seat, host: SpiceHost) -> Iterator[World]:
+    """Give the world of the tests that also run with stand-ins: the daemon follows the seat."""
+    with Container(seat, host) as made:
+        yield made

@@ -99,8 +99,10 @@ class Seat:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self.signals:
+        try:
             self.clear()
+        finally:
+            self.signals.__exit__()
 
     # What is
 

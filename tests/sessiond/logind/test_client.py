@@ -304,7 +304,10 @@ async def test_same_user_twice_and_a_remote_session(private_bus: PrivateBus) -> 
 
 
 @in_loop
-async def test_restart_announces_everything_again(private_bus: PrivateBus) -> None:
+async def test_restart_announces_everything_again(
+    private_bus: PrivateBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "ABSENCE", 0.01)
     async with following(private_bus.address, BOB, ALICE) as at:
         before = at.facts
         at.login1.stop()
@@ -319,6 +322,17 @@ async def test_restart_announces_everything_again(private_bus: PrivateBus) -> No
         assert facts.sessions["3"].path == before.sessions["3"].path
         at.login1.switch("3")
         await at.in_front("3")
+
+
+@in_loop
+async def test_what_was_known_stands_while_logind_restarts(private_bus: PrivateBus) -> None:
+    async with following(private_bus.address, BOB, ALICE) as at:
+        told = len(at.told)
+        at.login1.stop()
+        await at.login1.start()
+        at.login1.switch("52")
+        await at.in_front("52")
+        assert all(facts.has_logind and len(facts.sessions) == 2 for facts in at.told[told:])
 
 
 @in_loop

@@ -74,7 +74,7 @@ class Handler:
     async def until(self, condition: Callable[[], bool]) -> None:
         await self._signal.until(condition)
 
-    def on_bytes(self, data: bytes) -> None:
+    def on_bytes(self, data: memoryview) -> None:
         self.data += data
         self.react()
         self._signal.happened()

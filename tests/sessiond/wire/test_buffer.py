@@ -82,7 +82,7 @@ def test_dead_after_an_error(buffer: MessageBuffer) -> None:
     with pytest.raises(ProtocolError) as second:
         list(buffer.feed(packed(1, b"")))
     assert second.value is first.value
-    assert not buffer._bytes
+    assert not buffer._rest
 
 
 @given(st.lists(st.binary(max_size=2 * LIMIT), max_size=8))
@@ -92,6 +92,6 @@ def test_garbage_is_never_hoarded(chunks: list[bytes]) -> None:
         try:
             list(buffer.feed(chunk))
         except ProtocolError:
-            assert not buffer._bytes
+            assert not buffer._rest
             return
-        assert len(buffer._bytes) < max(HEADER_SIZE, LIMIT)
+        assert len(buffer._rest) < max(HEADER_SIZE, LIMIT)

@@ -294,4 +294,4 @@ def test_garbage(role: Role, state: State, chunks: list[bytes]) -> None:
             with pytest.raises(ProtocolError):
                 list(connection.receive(b""))
             return
-        assert len(connection._buffer._bytes) < max(HEADER_SIZE, limit)
+        assert len(connection._buffer._rest) < max(HEADER_SIZE, limit)

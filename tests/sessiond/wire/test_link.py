@@ -1,6 +1,7 @@
 """The link's messages: every field is checked, every size has a limit."""
 
 import json
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -59,8 +60,8 @@ def test_agent_understands_the_daemon(message: ToAgent) -> None:
 
 @pytest.mark.parametrize("message", TO_DAEMON, ids=str)
 def test_daemon_understands_an_agent(message: ToDaemon) -> None:
-    [(header, body)] = MessageBuffer(check_from_agent).feed(pack(message))
-    assert parse_from_agent(header, body) == message
+    [(header, whole)] = MessageBuffer(check_from_agent).feed_whole(pack(message))
+    assert parse_from_agent(header, whole) == message
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,7 @@ READY = {"rule": "r", "display": ":0", "width": 1, "height": 1, "vt": 0}
 def test_body_that_breaks_the_link(kind: LinkType, body: object) -> None:
     data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
     with pytest.raises(ProtocolError, match=kind.name):
-        parse_from_agent(Header(kind, len(data)), data)
+        parse_from_agent(*with_header(kind, data))
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,8 @@ def test_config_that_the_daemon_cannot_mean(change: dict[str, object]) -> None:
 
 def test_text_for_a_log_has_no_control_characters() -> None:
     data = json.dumps({"reason": "a\nb", "text": "\x1b[31mred"}).encode()
-    assert parse_from_agent(Header(LinkType.FAILED, len(data)), data) == Failed("a?b", "?[31mred")
+    message = parse_from_agent(*with_header(LinkType.FAILED, data))
+    assert message == Failed("a?b", "?[31mred")
 
 
 def test_message_over_the_limit_is_not_sent() -> None:
@@ -148,18 +150,23 @@ def test_message_over_the_limit_is_not_sent() -> None:
 
 @given(st.sampled_from(sorted(set(LinkType))), st.binary(max_size=200))
 def test_garbage_raises_nothing_else(kind: LinkType, body: bytes) -> None:
-    data = Header(kind, len(body)).pack() + body
-    for check, parse in ((check_from_agent, parse_from_agent), (check_from_daemon, parse_from_daemon)):  # fmt: skip  # noqa: E501
-        try:
-            for header, found in MessageBuffer(check).feed(data):
-                parse(header, found)
-        except ProtocolError:
-            pass
+    _, data = with_header(kind, body)
+    with suppress(ProtocolError):
+        for header, whole in MessageBuffer(check_from_agent).feed_whole(data):
+            parse_from_agent(header, whole)
+    with suppress(ProtocolError):
+        for header, found in MessageBuffer(check_from_daemon).feed(data):
+            parse_from_daemon(header, found)
+
+
+def with_header(kind: LinkType, body: bytes) -> tuple[Header, bytes]:
+    header = Header(kind, len(body))
+    return header, header.pack() + body
 
 
 def test_device_message_goes_on_as_it_came() -> None:
     data = Header(Type.CURSOR_MOVE, 8).pack() + bytes(8)
-    [(header, body)] = MessageBuffer(check_from_agent).feed(data)
-    message = parse_from_agent(header, body)
+    [(header, whole)] = MessageBuffer(check_from_agent).feed_whole(data)
+    message = parse_from_agent(header, whole)
     assert (message.TYPE if hasattr(message, "TYPE") else message.data) == data
     assert len(data) == HEADER_SIZE + 8

@@ -20,7 +20,15 @@ from sessiond.wire.link import (
     ToAgent,
     pack,
 )
-from sessiond.wire.link_state import RELAYED, TRANSITIONS, AgentLink, DaemonLink, Signal, State
+from sessiond.wire.link_state import (
+    MAX_STRAY,
+    RELAYED,
+    TRANSITIONS,
+    AgentLink,
+    DaemonLink,
+    Signal,
+    State,
+)
 
 TO_AGENT: dict[Signal, ToAgent] = {
     Signal.CONFIG: Config("1", 0),
@@ -142,3 +150,13 @@ def test_no_agent_gets_a_frame_through_without_a_format(words: list[bytes], data
         pass
     if FRAME in relayed:
         assert FORMAT in relayed[: relayed.index(FRAME)]
+
+
+@pytest.mark.parametrize("state", [State.PAUSED, State.WAITING, State.SYNCED])
+def test_who_goes_on_writing_to_nobody_is_ended(state: State) -> None:
+    link = link_in(state)
+    assert not list(link.receive(FRAME * MAX_STRAY))
+    link.send(Pause())  # its answer may be on its way, whatever was before
+    assert not list(link.receive(FRAME * MAX_STRAY))
+    with pytest.raises(ProtocolError, match="goes on writing in state PAUSED"):
+        list(link.receive(FRAME))

@@ -1,0 +1,204 @@
+"""The supervisor between a host that reads when it is told to, and agents with a part to play."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from sessiond.model import Decision, Reason, Session, Status
+from sessiond.stream import launch, port
+from sessiond.stream.agent import Agent, AgentStart
+from sessiond.stream.freshness import Freshness
+from sessiond.stream.supervisor import Parts, Supervisor
+from sessiond.transport.edge import EdgePoller
+from sessiond.wire import device
+from sessiond.wire.device import Capabilities, Data, Format, Role, StartStop
+from sessiond.wire.device_state import DeviceConnection
+from sessiond.wire.link import Config, LinkType, Ready, pack
+from tests.fixtures.loop import Signal, in_loop, turns
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+BIG: Final = 4 << 20  # bytes of a frame that no socket holds
+SMALL: Final = 100
+FORMAT: Final = device.pack(Format(640, 480, 1))
+READY: Final = pack(Ready("logind", ":0", 640, 480))
+# argv: the size of its frames, --link-fd N. What is shown has a frame for each credit, but the
+# first only after SIGUSR1. It ends with its link, or by SIGKILL.
+AGENT: Final = f"""
+import json, signal, socket, struct, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+size, link = int(sys.argv[1]), socket.socket(fileno=int(sys.argv[3]))
+def message(kind, body):
+    link.sendall(struct.pack("<BBHI", 1, 0, kind, len(body)) + body)
+link.sendall(bytes.fromhex("{READY.hex()}"))
+data, is_told = b"", False
+while piece := link.recv(4096):
+    data += piece
+    while len(data) >= 8 and len(data) >= 8 + struct.unpack_from("<BBHI", data)[3]:
+        kind, length = struct.unpack_from("<BBHI", data)[2:]
+        body, data = data[8 : 8 + length], data[8 + length :]
+        if kind == {int(LinkType.ACTIVATE)}:
+            serial = json.loads(body)["serial"]
+            message({int(LinkType.SERIAL)}, json.dumps({{"serial": serial}}).encode())
+            link.sendall(bytes.fromhex("{FORMAT.hex()}"))
+        elif kind == {int(LinkType.CREDIT)}:
+            is_told = is_told or bool(signal.sigwait([signal.SIGUSR1]))
+            message({int(device.Type.DATA)}, bytes(size))
+"""
+SESSIONS: Final = MappingProxyType(
+    {id_: Session(id=id_, path=f"/{id_}", uid=1000, gid=1000) for id_ in ("big", "small")}
+)
+
+
+@dataclass
+class Around:
+    """All that a supervisor meets, and what it has done with it."""
+
+    supervisor: Supervisor
+    listener: socket.socket
+    prepared: dict[str, Callable[[AgentStart], None]]
+    pids: dict[str, int] = field(default_factory=dict)  # of all that were started
+    statuses: list[Status] = field(default_factory=list)
+    signal: Signal = field(default_factory=Signal)
+    frames: list[int] = field(default_factory=list)  # the sizes that the host has read
+
+    def show(self, session: str) -> None:
+        """Decide that this session is shown."""
+        self.supervisor.on_decision(Decision(session), SESSIONS, is_gap=False)
+
+    def launch(self, session: str) -> None:
+        """Answer how a session's agent is started."""
+        size = BIG if session == "big" else SMALL
+        command = ["/usr/bin/python3", "-I", "-S", "-c", AGENT, str(size)]
+        self.prepared[session](AgentStart(session, command, {}, Config(session, 1000)))
+
+    async def until_reason(self, reason: Reason) -> None:
+        """Wait until it is the newest that was told."""
+        await self.signal.until(lambda: bool(self.statuses) and self.statuses[-1].reason is reason)
+
+    async def read_frames(self, host: socket.socket, count: int) -> None:
+        """Read until the host has had that many whole frames in all."""
+        loop = asyncio.get_running_loop()
+        while len(self.frames) < count:
+            for message in self.device.receive(await loop.sock_recv(host, 1 << 16)):
+                if isinstance(message, Data):
+                    self.frames.append(len(message.frame))
+
+    def __post_init__(self) -> None:
+        self.device = DeviceConnection(Role.HOST)
+
+
+@asynccontextmanager
+async def around() -> AsyncIterator[Around]:
+    """Start a supervisor; nothing of it may be left afterwards."""
+    poller = EdgePoller()
+    with TemporaryDirectory(prefix="supervisor-") as directory, socket.socket(socket.AF_UNIX) as it:
+        path = str(Path(directory, "port"))
+        it.bind(path)
+        it.listen()
+        prepared: dict[str, Callable[[AgentStart], None]] = {}
+
+        def on_agent(key: str, pid: int) -> None:
+            assert key not in made.pids
+            made.pids[key] = pid
+
+        def on_status(status: Status) -> None:
+            made.statuses.append(status)
+            made.signal.happened()
+
+        parts = Parts(
+            port_path=path,
+            grace=0.0,
+            when_idle="placeholder",
+            prepare=lambda session, ready: prepared.update({session.id: ready}),
+            placeholder=lambda text: pytest.fail(f"a placeholder: {text}"),
+            reread=lambda _id: None,
+            on_status=on_status,
+            on_agent=on_agent,
+            on_proven=lambda _ids: None,
+        )
+        made = Around(Supervisor(parts, poller), it, prepared)
+        made.supervisor.start()
+        try:
+            yield made
+        finally:
+            await made.supervisor.close()
+            assert not poller._handlers
+            poller.close()
+
+
+def watching_host(around: Around) -> socket.socket:
+    """Take the port's connection, and ask for a stream."""
+    host = around.listener.accept()[0]
+    host.setblocking(False)
+    host.send(around.device.send(Capabilities()) + around.device.send(StartStop((1,))))
+    return host
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "KILL_AFTER", 0.2)
+    monkeypatch.setattr(port, "STALLED", 0.05)
+
+
+@in_loop
+async def test_a_frame_of_the_session_before_gives_the_next_one_no_second_credit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[tuple[str, int]] = []  # to whom, and how many it had not used
+    give = Agent.give_credit
+
+    def give_and_tell(agent: Agent) -> None:
+        given.append((agent.key, agent._credits))
+        it.signal.happened()
+        give(agent)
+
+    monkeypatch.setattr(Agent, "give_credit", give_and_tell)
+    monkeypatch.setattr(Freshness, "delay", lambda _self, _now: 0.0)
+    async with around() as it:
+        with watching_host(it) as host:
+            it.show("big")
+            it.launch("big")
+            await it.until_reason(Reason.OK)
+            os.kill(it.pids["big"], signal.SIGUSR1)
+            # In the middle of its frame: the host reads nothing, and no socket holds so much.
+            await it.until_reason(Reason.HOST_STALLED)
+            it.show("small")
+            it.launch("small")
+            await it.signal.until(lambda: ("small", 0) in given)
+            await it.read_frames(host, 1)
+            assert given == [("big", 0), ("small", 0)]
+            os.kill(it.pids["small"], signal.SIGUSR1)
+            await it.read_frames(host, 4)
+            assert (it.frames[0], set(it.frames[1:])) == (BIG, {SMALL})
+            assert set(given[1:]) == {("small", 0)}
+
+
+@in_loop
+async def test_an_agent_whose_look_up_ends_while_the_daemon_does_is_not_started() -> None:
+    async with around() as it:
+        with watching_host(it):
+            it.show("small")
+            it.launch("small")
+            await it.until_reason(Reason.OK)
+            it.show("big")
+            async with asyncio.TaskGroup() as tasks:
+                closing = tasks.create_task(it.supervisor.close())
+                await turns(3)
+                assert not closing.done()  # the one that runs does not heed SIGTERM
+                it.launch("big")
+            it.launch("big")
+            assert set(it.pids) == {"small"}

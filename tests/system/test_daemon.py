@@ -1,0 +1,65 @@
+"""The daemon on a real systemd and a real logind: what a stand-in cannot play."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.daemon.world import ALICE, BOB, wait_number
+from tests.fixtures.drawing import SAMPLE, bits_of
+from tests.fixtures.spice import SpiceProbe
+from tests.system.root import PROJECT
+from tests.system.world import allow_on_the_bus, daemon_command
+
+if TYPE_CHECKING:
+    from tests.daemon.world import World
+    from tests.fixtures.spice import SpiceHost
+    from tests.system.container import Container
+    from tests.system.sessions import Seat
+
+
+def test_an_agent_has_a_scope_of_ours(container: Container, world: World) -> None:
+    world.log_in("alice")
+    wait_number(world.watch(), ALICE)
+    pid = world.property("AgentPID")
+    scope = f"spice-session-agent-{pid}.scope"
+    container.run(["systemctl", "is-active", scope])
+    assert scope in container.run(["cat", f"/proc/{pid}/cgroup"]).stdout
+
+
+def test_a_restart_keeps_the_port_and_the_clients_picture(
+    container: Container, seat: Seat, host: SpiceHost
+) -> None:
+    """The descriptor store holds the port: the host does not notice the restart."""
+    allow_on_the_bus(seat)
+    container.run(
+        [
+            *("systemd-run", "--unit=sessiond-test", "--property=Type=notify"),
+            *("--property=FileDescriptorStoreMax=8", f"--property=WorkingDirectory={PROJECT}"),
+            *daemon_command(host),
+        ]
+    )
+    with SpiceProbe(host.uri, sample=SAMPLE) as probe:
+        try:
+            alice = seat.start_gdm("alice", display=2, vt=8, number=ALICE)
+            seat.wait_active(alice.id)
+            wait_number(probe, ALICE)
+            mark, seen = host.now(), probe.now()
+            container.run(["systemctl", "restart", "sessiond-test"])
+            seat.draw(alice.server, BOB)
+            probe.wait_for("invalidate", 15.0, after=seen, bits=bits_of(BOB))
+            assert not [e for e in host.events[mark + 1 :] if e["event"] == "guest-closed"]
+            assert not [e for e in probe.events[seen + 1 :] if e["event"] == "primary-destroy"]
+        finally:
+            container.run(["systemctl", "stop", "sessiond-test"])
+        host.wait_for("guest-closed")  # a stop is not a restart: the store goes with the unit
+
+
+def test_a_drop_in_that_cannot_be_read_is_named(container: Container) -> None:
+    drop_in = "/etc/spice-sessiond/config.toml.d/50-local.toml"
+    container.run(["mkdir", "--parents", drop_in])  # a folder: not even root can read it as a file
+    try:
+        done = container.run(["python3", "-m", "sessiond"], cwd=PROJECT, check=False)
+    finally:
+        container.run(["rmdir", drop_in])
+    assert (done.status, done.stdout) == (2, "")
+    assert done.stderr == f"spice-sessiond: {drop_in}: cannot be read: Is a directory\n"

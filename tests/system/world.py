@@ -1,0 +1,169 @@
+"""The world of the tests of following, as it really is: logind, Xorg servers and consoles."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from tests.daemon.world import NUMBERS, WAIT_END, Desk, World
+from tests.fixtures.drawing import SAMPLE
+from tests.fixtures.spice import SpiceHost, SpiceProbe
+from tests.system.root import PROJECT, SHARED
+from tests.system.sessions import Login, XSession
+from tests.vm.channel import GuestError
+
+if TYPE_CHECKING:
+    from tests.system.sessions import Seat
+    from tests.vm.channel import Process
+
+# Where each user's X server is: its display and its console.
+PLACES: Final = {"alice": (2, 8), "bob": (3, 9), "greeter": (4, 11)}
+CONSOLE_VT: Final = 10
+POLICY: Final = "org.spice_space.Sessiond1.conf"
+AGENT: Final = ["/usr/bin/env", f"PYTHONPATH={PROJECT}", "python3", "-m", "agent"]
+PATIENCE: Final = 15.0
+
+
+class Container(World):
+    """``World`` in a container: a context manager, entered with nobody at ``seat``.
+
+    The daemon is root's, on the system bus, and follows it; ``host`` lies in the shared directory.
+    """
+
+    def __init__(self, seat: Seat, host: SpiceHost) -> None:
+        self._seat = seat
+        self._container = seat.container
+        self._host = host
+        self._probes: list[SpiceProbe] = []
+        self._logins: dict[str, XSession] = {}
+        self._daemon: Process
+
+    def __enter__(self) -> Self:
+        allow_on_the_bus(self._seat)
+        self._daemon = self._container.spawn(daemon_command(self._host), cwd=PROJECT)
+        self._daemon.wait_for_output("is open", stream="stderr")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for probe in self._probes:
+            probe.close()
+        self._daemon.kill()
+        assert self._daemon.wait(PATIENCE).status == 0
+
+    @property
+    def runs_as_root(self) -> bool:
+        return True
+
+    def watch(self) -> SpiceProbe:
+        probe = SpiceProbe(self._host.uri, sample=SAMPLE)
+        self._probes.append(probe)
+        self._host.wait_for("client-connected")
+        return probe
+
+    def log_in(self, user: str) -> Desk:
+        display, vt = PLACES[user]
+        login = self._seat.start_gdm(user, display=display, vt=vt, number=NUMBERS[user])
+        return self._arrived(login, NUMBERS[user])
+
+    def log_in_on_console(self, user: str) -> Desk:
+        session = self._seat.start_console(user, vt=CONSOLE_VT)
+        return Desk(session.id, user, CONSOLE_VT)
+
+    def greet(self) -> Desk:
+        display, vt = PLACES["greeter"]
+        greeter = Login("greeter", NUMBERS["greeter"], "greeter")
+        first = self._seat.start_lightdm(greeter, _next_at_greeter(), display=display, vt=vt)
+        return self._arrived(first, greeter.number)
+
+    def log_in_at_greeter(self, greeter: Desk, user: str) -> Desk:
+        login = _next_at_greeter()
+        assert login.user == user
+        self._seat.end(greeter.id)
+        next_one = self._seat.next_login(self._logins[greeter.id], login)
+        return self._arrived(next_one, login.number)
+
+    def switch(self, desk: Desk) -> None:
+        self._seat.switch(desk.vt)
+        self._seat.wait_active(desk.id)
+
+    def activate(self, desk: Desk) -> None:
+        self._seat.activate(desk.id)
+
+    def log_out(self, desk: Desk) -> None:
+        self._seat.end(desk.id)
+
+    def kill_x(self, desk: Desk) -> None:
+        self._seat.kill_server(self._logins[desk.id].server)
+        self._seat.wait_gone(desk.id)
+
+    def restart_logind(self) -> None:
+        self._seat.restart_logind()
+
+    def draw(self, desk: Desk, number: int) -> None:
+        self._seat.draw(self._logins[desk.id].server, number)
+
+    def uid(self, user: str) -> int:
+        return int(self._container.run(["id", "-u", user]).stdout)
+
+    def kill(self, pid: int) -> None:
+        self._container.run(["kill", f"-{signal.SIGKILL.value}", str(pid)])
+
+    def wait_end(self, pid: int) -> None:
+        self._container.run(["python3", "-c", WAIT_END, str(pid)])
+
+    def process_status(self, pid: int) -> dict[str, str]:
+        lines = self._container.read(f"/proc/{pid}/status").decode().splitlines()
+        return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+
+    def property(self, name: str) -> Any:  # noqa: ANN401 (the property's own type)
+        command = [
+            *("busctl", "--json=short", "get-property", "org.spice_space.Sessiond1"),
+            *("/org/spice_space/Sessiond1", "org.spice_space.Sessiond1.Manager", name),
+        ]
+        return json.loads(self._container.run(command, user="bob").stdout)["data"]
+
+    def now(self) -> int:
+        return len(self._said()) - 1
+
+    def wait_line(self, pattern: str, *, after: int = -1) -> None:
+        wanted = re.compile(pattern)
+        self._container.channel.wait_until(
+            lambda: any(map(wanted.search, self._said()[after + 1 :])),
+            lambda: "\n".join([*self._said()[-40:], f"that said the daemon, but no {pattern!r}"]),
+            PATIENCE,
+        )
+
+    def _said(self) -> list[str]:
+        """Return the whole lines of the daemon so far."""
+        text = self._daemon.output("stderr").decode(errors="replace")
+        return text[: text.rfind("\n") + 1].splitlines()
+
+    def _arrived(self, login: XSession, number: int) -> Desk:
+        self._logins[login.id] = login
+        self._seat.wait_active(login.id)
+        return Desk(login.id, login.session.user, login.server.vt, number)
+
+
+def allow_on_the_bus(seat: Seat) -> None:
+    """Let the daemon own its name on the container's system bus."""
+    if seat.active():
+        raise GuestError("somebody is at the seat")
+    container = seat.container
+    container.run(["cp", f"{PROJECT}/dbus/{POLICY}", f"/etc/dbus-1/system.d/{POLICY}"])
+    container.run(["systemctl", "reload", "dbus"])
+
+
+def daemon_command(host: SpiceHost) -> list[str]:
+    """Return how the daemon is started in the container, with ``host``'s port."""
+    settings = (
+        f'stream.port="{SHARED}/{host.socket_path.name}"',
+        f"stream.agent={json.dumps(AGENT)}",
+    )
+    options = [part for setting in settings for part in ("--set", setting)]
+    return ["python3", "-m", "sessiond", "--debug", *options]
+
+
+def _next_at_greeter() -> Login:
+    return Login("alice", NUMBERS["alice"])
