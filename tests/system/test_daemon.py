@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.daemon.world import ALICE, BOB, wait_number
+from tests.daemon.world import ALICE, BOB, wait_number, wait_reason
 from tests.fixtures.drawing import SAMPLE, bits_of
 from tests.fixtures.spice import SpiceProbe
 from tests.system.root import PROJECT
@@ -24,6 +24,31 @@ def test_an_agent_has_a_scope_of_ours(container: Container, world: World) -> Non
     scope = f"spice-session-agent-{pid}.scope"
     container.run(["systemctl", "is-active", scope])
     assert scope in container.run(["cat", f"/proc/{pid}/cgroup"]).stdout
+
+
+def test_startx_on_a_console_is_shown_and_its_end_is_a_console(world: World, seat: Seat) -> None:
+    """The session's type stays tty: only the display on its own VT tells what it is."""
+    probe = world.watch()
+    console = seat.start_console("bob", vt=10)
+    seat.switch(10)
+    seat.wait_active(console.id)
+    wait_reason(world, "text-console")
+    assert world.property("AgentPID") == 0, "no X server runs in it: not worth an agent"
+    alice = seat.start_gdm("alice", display=2, vt=8, number=ALICE, kind="tty")
+    seat.wait_active(alice.id)
+    wait_number(probe, ALICE)
+    assert seat.session(alice.id).kind == "tty"
+    assert world.property("ActiveSession")[0] == alice.id
+    assert world.property("Reason") == "ok"
+    mark = world.now()
+    seat.switch(10)
+    wait_reason(world, "text-console", after=mark)
+    seen = probe.now()
+    seat.activate(alice.id)
+    probe.wait_for("invalidate", 15.0, after=seen, bits=bits_of(ALICE))
+    mark = world.now()
+    seat.kill_server(alice.server)
+    wait_reason(world, "text-console", after=mark)
 
 
 def test_a_restart_keeps_the_port_and_the_clients_picture(
