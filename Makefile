@@ -9,7 +9,8 @@ PYTEST := $(BIN)/python -m pytest
 GUEST ?= trixie
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit e2e bench test-debian test-system test-vm constraints clean
+.PHONY: help setup demo test lint unit e2e bench test-debian test-system test-vm docs constraints \
+    clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -51,6 +52,9 @@ test-system: setup packages-system ## a real logind with real sessions on real V
 
 test-vm: setup packages-vm ## a whole guest with a real virtio port (GUEST=trixie or bookworm)
 	GUEST=$(GUEST) $(PYTEST) -q tests/vm
+
+docs: setup ## the D-Bus reference, from the contract
+	$(BIN)/python -m tests.lint.dbus_reference
 
 constraints: ## the newest versions into constraints.txt
 	$(PYTHON) -m venv --clear $(VENV)

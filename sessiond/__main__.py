@@ -25,15 +25,16 @@ _M_MMAP_THRESHOLD: Final = -3
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon and return its exit status."""
+    arguments = sys.argv[1:] if argv is None else argv
     try:
-        config = load(sys.argv[1:] if argv is None else argv)
+        config = load(arguments)
     except UsageError as error:
         print(f"spice-sessiond: {error}", file=sys.stderr)  # noqa: T201 (no log yet)
         return 2
     logs.set_up(debug=config.debug)
     _keep_memory()
     try:
-        asyncio.run(Daemon(config).run())
+        asyncio.run(Daemon(config, lambda: load(arguments)).run())
     except BaseExceptionGroup as group:  # a TaskGroup wraps what its only task raised
         if not isinstance(group.exceptions[0], SessiondError):
             raise

@@ -24,12 +24,16 @@ Value = str | int | float | bool | tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key: what it may be (``allowed`` in words) and what it is for."""
+    """One key: what it may be (``allowed`` in words) and what it is for.
+
+    ``is_live``: a new value is followed without a restart.
+    """
 
     default: Value
     check: Callable[[object], Value]
     allowed: str
     meaning: str
+    is_live: bool = False
 
 
 def _text(value: object) -> str:
@@ -51,6 +55,12 @@ def _one_of(*names: str) -> Callable[[object], str]:
         return str(value)
 
     return check
+
+
+def _switch(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
 
 
 def _seconds(value: object) -> float:
@@ -78,21 +88,48 @@ KEYS: Final[Mapping[str, Key]] = {
         _one_of("placeholder", "close"),
         '"placeholder" or "close"',
         "what a client sees while there is nothing to show: a picture that says why, or nothing",
+        is_live=True,
     ),
     "stream.grace": Key(
         1.0,
         _seconds,
         "seconds from 0 to 60",
         "how long the last picture stands while no session is active, as in a login's middle",
+        is_live=True,
     ),
     "stream.deny_users": Key(
-        (), _texts, "a list of user names", "users whose sessions are never shown"
+        (), _texts, "a list of user names", "users whose sessions are never shown", is_live=True
     ),
     "stream.codec_options": Key(
-        (), _texts, 'a list such as ["framerate=30"]', "options for the agents' encoders"
+        (),
+        _texts,
+        'a list such as ["framerate=30"]',
+        "options for the agents' encoders",
+        is_live=True,
     ),
     "stream.agent": Key(
-        ("spice-session-agent",), _texts, "a command as a list", "what is started as an agent"
+        ("spice-session-agent",),
+        _texts,
+        "a command as a list",
+        "what is started as an agent",
+        is_live=True,
+    ),
+    "stream.enabled": Key(
+        True, _switch, "true or false", "whether the daemon starts without a pause", is_live=True
+    ),
+    "switch.auto": Key(
+        "off",
+        _one_of("off", "on-session-end"),
+        '"off" or "on-session-end"',
+        "whether to bring the greeter or another session to the front when the shown one has ended",
+        is_live=True,
+    ),
+    "switch.delay": Key(
+        3.0,
+        _seconds,
+        "seconds from 0 to 60",
+        "how long a display manager has to do that itself",
+        is_live=True,
     ),
     "displays.sockets": Key(
         "/tmp/.X11-unix",  # noqa: S108 (where X servers listen)
@@ -112,6 +149,14 @@ class Config:
 
     values: Mapping[str, Value]
     debug: bool = False
+
+    def flag(self, key: str) -> bool:
+        """Return the value of a key that is true or false."""
+        return bool(self.values[key])
+
+    def differing(self, other: "Config") -> frozenset[str]:
+        """Return the keys that have another value there."""
+        return frozenset(key for key in KEYS if self.values[key] != other.values[key])
 
     def text(self, key: str) -> str:
         """Return the value of a key that holds one text."""

@@ -3,63 +3,54 @@
 import asyncio
 import logging
 import signal
-import time
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, NoReturn
 
-from sessiond.bus.manager import PATH, Manager, View
+from sessiond.bus.access import Access
+from sessiond.bus.contract import find_contract
+from sessiond.bus.manager import Manager
+from sessiond.bus.paths import ROOT, session_path
+from sessiond.bus.session import SessionObject
 from sessiond.config import Config
+from sessiond.control import Parts as ControlParts
+from sessiond.control import SeatControl
 from sessiond.displays.candidates import candidates, has_x_server, session_pids
+from sessiond.errors import RequestError
 from sessiond.logind.client import LogindClient
-from sessiond.logind.decide import Policy, decide
-from sessiond.model import Decision, Reason, SeatFacts, Session, Status
+from sessiond.model import Decision, SeatFacts, Session, Status
 from sessiond.notify import Notifier
 from sessiond.scope import move_to_scope
 from sessiond.stream.agent import AgentStart
 from sessiond.stream.keep import PORT, STATE, describe, restore
 from sessiond.stream.launch import NOBODY, Identity, drop_privileges, environment, identify
 from sessiond.stream.reconcile import PLACEHOLDER
-from sessiond.stream.supervisor import Parts, Supervisor
+from sessiond.stream.supervisor import Parts, Settings, Supervisor
 from sessiond.transport.bus import Bus
 from sessiond.transport.edge import EdgePoller
 from sessiond.transport.names import NameWatch
+from sessiond.transport.objects import ObjectServer
 from sessiond.transport.vtfile import VtFile
 from sessiond.wire.link import Config as AgentConfig
 
 log = logging.getLogger(__name__)
 
-HISTORY: Final = 256  # status changes that are remembered
 _NOBODY: Final = Identity(NOBODY, NOBODY, (), "nobody", "/")
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One entry of the history; ``at`` is in seconds since 1970."""
-
-    at: float
-    status: Status
-
-
 class Daemon:
-    """Runs until SIGTERM or SIGINT, or until the bus is lost.
+    """Runs until SIGTERM or SIGINT, or until the bus is lost; SIGHUP is Reload.
 
     A lost bus ends the daemon with an error: systemd restarts it, and what it knows is read
     anew. The port stays with systemd's descriptor store where there is one.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, load: Callable[[], Config]) -> None:
+        """``load`` reads the configuration again. Raises UsageError."""
         self._config = config
+        self._load = load
         self._notifier = Notifier()
-        self._policy = Policy(deny_users=frozenset(config.texts("stream.deny_users")))
-        self._facts = SeatFacts(seat=config.text("seat"))
-        self._proven: frozenset[str] = frozenset()
-        self._status = Status(
-            session="", reason=Reason.LOGIND_MISSING, text="Waiting for systemd-logind."
-        )
-        self.history: deque[Event] = deque(maxlen=HISTORY)
         self._error: BaseException | None = None
+        self._calls = set[asyncio.Task[None]]()  # that wait for polkit or logind
 
     async def run(self) -> None:
         """Serve. Raises BusError when the bus cannot be reached, has our name taken, or is lost."""
@@ -69,6 +60,7 @@ class Daemon:
         try:
             with await Bus.connect(self._config.text("bus.address")) as bus:
                 async with asyncio.TaskGroup() as tasks:
+                    self._tasks = tasks
                     self._task = tasks.create_task(self._serve(bus, poller), name="serve")
                     for number in (signal.SIGTERM, signal.SIGINT):
                         loop.add_signal_handler(number, self._task.cancel)
@@ -78,38 +70,26 @@ class Daemon:
             raise self._error
 
     async def _serve(self, bus: Bus, poller: EdgePoller) -> NoReturn:
-        self._manager = Manager(self._view)
-        bus.export(PATH, self._manager)
-        await bus.request_name(self._config.text("bus.name"))
-        self._vt = VtFile(self._config.text("vt.active"), poller, lambda _: self._decide())
-        self._logind = LogindClient(bus, self._config.text("seat"), self._on_facts)
-        self._supervisor = Supervisor(
-            Parts(
-                port_path=self._config.text("stream.port"),
-                grace=self._config.seconds("stream.grace"),
-                when_idle=self._config.text("stream.when_idle"),
-                prepare=self._prepare,
-                placeholder=self._placeholder,
-                reread=self._logind.reread,
-                on_status=self._on_status,
-                on_agent=lambda key, pid: move_to_scope(bus, key, pid),
-                on_proven=self._on_proven,
-            ),
-            poller,
-        )
+        config = self._config
+        self._make_parts(bus, poller)
+        await bus.request_name(config.text("bus.name"))
         # Of the folder's names: a socket in it stands for all.
-        displays = f"{self._config.text('displays.sockets')}/X0"
+        displays = f"{config.text('displays.sockets')}/X0"
         new_displays = NameWatch(displays, poller, self._supervisor.on_new_display)
         try:
             stored = self._notifier.take_stored()
-            self._supervisor.start(restore(stored, self._config.text("stream.port")))
+            self._supervisor.start(restore(stored, config.text("stream.port")))
             self._logind.start()
-            self._notifier.send(READY=1, STATUS=self._status.text)
+            self._notifier.send(READY=1, STATUS=self._control.status.text)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._on_hangup)
             self._watch()
             await bus.wait_closed()
             raise AssertionError("the bus was closed by nobody")
         finally:
             self._notifier.send(STOPPING=1)
+            for call in self._calls:
+                call.cancel()
+            self._control.close()
             self._logind.close()
             self._vt.close()
             new_displays.close()
@@ -118,21 +98,98 @@ class Daemon:
                 with kept.fd as port, describe(kept) as state:
                     self._notifier.store(**{PORT: port, STATE: state})
 
-    def _on_facts(self, facts: SeatFacts) -> None:
-        self._facts = facts
-        self._decide()
+    def _make_parts(self, bus: Bus, poller: EdgePoller) -> None:
+        config = self._config
+        self._control = control = SeatControl(config)
+        self._vt = VtFile(config.text("vt.active"), poller, control.on_vt)
+        self._logind = LogindClient(bus, config.text("seat"), control.on_facts)
+        self._supervisor = Supervisor(
+            Parts(
+                port_path=config.text("stream.port"),
+                prepare=self._prepare,
+                placeholder=self._placeholder,
+                reread=self._logind.reread,
+                on_status=control.on_status,
+                on_agent=lambda key, pid: self._on_agent(bus, key, pid),
+                on_agent_end=self._on_agent_end,
+                on_proven=control.on_proven,
+            ),
+            _settings(config),
+            poller,
+        )
+        control.attach(
+            ControlParts(
+                show=self._show,
+                configure=self._configure,
+                load=self._load,
+                activate=self._logind.activate,
+                switch_to=self._logind.switch_to,
+                restart_agent=self._supervisor.restart_agent,
+                counters=self._supervisor.counters,
+                on_change=self._on_change,
+                on_news=self._on_news,
+                vt=lambda: self._vt.number,
+                spawn=self._spawn,
+            ),
+        )
+        self._access = Access(bus)
+        self._objects = ObjectServer(bus, ROOT, find_contract(), self._spawn)
+        self._objects.add(ROOT, Manager(control, self._access))
 
-    def _on_proven(self, sessions: frozenset[str]) -> None:
-        self._proven = sessions
-        self._decide()
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> object:
+        task = self._tasks.create_task(coroutine, name="call")
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+        return task
 
-    def _decide(self) -> None:
-        vt = self._facts.vt or self._vt.number
-        facts = replace(self._facts, vt=vt, proven=self._proven)
-        decision: Decision = decide(facts, self._policy)
-        log.debug("decided: %s", decision)
+    def _show(self, decision: Decision, facts: SeatFacts) -> None:
         is_gap = facts.active not in facts.sessions
         self._supervisor.on_decision(decision, facts.sessions, is_gap=is_gap)
+
+    def _configure(self, config: Config) -> None:
+        self._config = config
+        self._supervisor.configure(_settings(config))
+
+    def _on_change(self, before: SeatFacts) -> None:
+        """Let the objects on the bus be those of now."""
+        control, objects = self._control, self._objects
+        sessions = control.facts.sessions
+        for gone in before.sessions.keys() - sessions.keys():
+            objects.remove(session_path(gone))
+        for new in sessions.keys() - before.sessions.keys():
+            served = SessionObject(sessions[new], control, self._access)
+            objects.add(session_path(new), served)
+        for path in (ROOT, *map(session_path, sessions)):
+            objects.changed(path)
+        if before.active != control.facts.active:
+            pair = [[it, session_path(it)] for it in (before.active, control.facts.active)]
+            objects.emit(ROOT, "SessionSwitched", *pair)
+
+    def _on_news(self, status: Status) -> None:
+        session = self._control.facts.sessions.get(status.session)
+        fields = {
+            "SESSION": status.session,
+            "SESSION_USER": session.user if session else "",
+            "AGENT_PID": status.agent_pid,
+            "REASON": str(status.reason),
+        }
+        log.info("%s (%s): %s", status.state, status.reason, status.text, extra=fields)
+        self._notifier.send(STATUS=f"{status.state}: {status.text}")
+
+    def _on_agent(self, bus: Bus, key: str, pid: int) -> None:
+        move_to_scope(bus, key, pid)
+        if key != PLACEHOLDER:
+            self._objects.emit(ROOT, "AgentStarted", key, pid)
+
+    def _on_agent_end(self, key: str, pid: int, status: int, reason: str) -> None:
+        if key != PLACEHOLDER:
+            self._objects.emit(ROOT, "AgentExited", key, pid, status, reason)
+
+    def _on_hangup(self) -> None:
+        try:
+            self._control.reload()
+        except RequestError as error:
+            log.error("the configuration was not reloaded: %s", error)  # noqa: TRY400 (one line)
 
     def _prepare(self, session: Session, ready: Callable[[AgentStart], None]) -> None:
         """Look up the account and the displays in a thread: both may take their time."""
@@ -176,28 +233,6 @@ class Daemon:
             PLACEHOLDER, command, environment(_NOBODY), AgentConfig(PLACEHOLDER, NOBODY)
         )
 
-    def _on_status(self, status: Status) -> None:
-        if status == self._status:
-            return
-        is_news = (status.session, status.reason) != (self._status.session, self._status.reason)
-        self._status = status
-        if is_news:
-            session = self._facts.sessions.get(status.session)
-            fields = {
-                "SESSION": status.session,
-                "SESSION_USER": session.user if session else "",
-                "AGENT_PID": status.agent_pid,
-                "REASON": str(status.reason),
-            }
-            log.info("%s (%s): %s", status.state, status.reason, status.text, extra=fields)
-            self.history.append(Event(time.time(), status))
-            self._notifier.send(STATUS=f"{status.state}: {status.text}")
-        self._manager.changed()
-
-    def _view(self) -> View:
-        session = self._facts.sessions.get(self._status.session)
-        return View(self._status, session.path if session else "/", self._facts.seat)
-
     def _watch(self) -> None:
         if self._notifier.watchdog:
             self._notifier.send(WATCHDOG=1)
@@ -208,3 +243,7 @@ class Daemon:
         loop.default_exception_handler(context)
         self._error = context.get("exception")
         self._task.cancel()
+
+
+def _settings(config: Config) -> Settings:
+    return Settings(config.seconds("stream.grace"), config.text("stream.when_idle"))

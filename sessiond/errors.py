@@ -11,6 +11,7 @@
     │   └── PortMissingError     there is no such file
     ├── BusError                 the message bus cannot be reached, or the connection was lost
     ├── BusCallError             a peer on the bus answered a call with an error, or too late
+    ├── RequestError             a peer on the bus asked for what we do not do
     ├── DisplayError             the display cannot be opened or captured, or died
     └── EncoderError             an encoder cannot be made, or failed on a frame
 """
@@ -61,6 +62,14 @@ class BusCallError(SessiondError):
         super().__init__(f"{text} ({name})" if text else name)
         self.name = name
         self.text = text
+
+
+class RequestError(SessiondError):
+    """What a peer on the bus asked for is not done; ``name`` is the D-Bus error's."""
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(text)
+        self.name = name
 
 
 class DisplayError(SessiondError):

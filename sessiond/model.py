@@ -17,7 +17,7 @@ class Session:
 
     ``path`` is the object path that logind gave, to be used as it is. ``cls`` is logind's Class.
     ``active`` says that the session is the one in front on its seat. ``state`` can be out of
-    date: closing is not signalled.
+    date: closing is not signalled. ``since`` is its beginning in microseconds since 1970.
     """
 
     id: str
@@ -35,6 +35,7 @@ class Session:
     desktop: str = ""
     scope: str = ""
     leader: int = 0
+    since: int = 0
     remote: bool = False
     active: bool = False
     locked: bool = False
@@ -146,24 +147,54 @@ class Decision:
     probe: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Display:
+    """An X display that an agent has open, such as ``:0``, and the rule that found it."""
+
+    name: str
+    rule: str
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What was sent to the host since the daemon's start; ``rate`` in frames/s of just now."""
+
+    frames: int = 0
+    bytes: int = 0
+    rate: float = 0.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """What the stream does and why: what D-Bus, the journal and the history tell.
 
-    ``session`` is the id of the session that is to be shown, "" for none; ``rule`` is how its
-    display was found.
+    ``session`` is the id of the session that is to be shown, "" for none. ``codec`` to ``height``
+    are those of the stream that is being sent. ``next_retry`` is the seconds since 1970 when what
+    has failed is tried again, 0 when nothing waits. ``displays`` are those that the sessions'
+    agents have open, by session.
     """
 
     session: str
     reason: Reason
     text: str
     agent_pid: int = 0
-    host_asking: bool = False
-    host_codecs: tuple[int, ...] = ()
     agent_restarts: int = 0
-    rule: str = ""
+    host_codecs: tuple[int, ...] = ()
+    codec: int = 0
+    width: int = 0
+    height: int = 0
+    next_retry: float = 0.0
+    displays: Mapping[str, Display] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def state(self) -> State:
         """The state that goes with the reason."""
         return self.reason.state
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One entry of the history; ``at`` is in seconds since 1970."""
+
+    at: float
+    status: Status

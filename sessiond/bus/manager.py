@@ -1,108 +1,146 @@
-"""``org.spice_space.Sessiond1.Manager``: the status, readable by everybody.
+"""``org.spice_space.Sessiond1.Manager``: what is shown, why, and what can be changed.
 
-A first part of the interface: what is shown and why. The methods come with the whole contract.
+An adapter without a state of its own: it asks polkit, calls ``Control`` and puts its answers into
+the words of the contract.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from sessiond import __version__
-from sessiond.model import Status
-from sessiond.transport.dbus import PropertyAccess, ServiceInterface, dbus_property
+from sessiond.bus.access import PAUSE, RELOAD, RESTART, SETTINGS, SWITCH, Access
+from sessiond.bus.control import Control
+from sessiond.bus.paths import session_path
+from sessiond.errors import RequestError
+from sessiond.model import Session
+from sessiond.transport.objects import Caller
+from sessiond.wire.device import Codec
 
-if TYPE_CHECKING:
-    Boolean = bool
-    SessionRef = list[str]
-    Text = str
-    Unsigned = int
-else:
-    Boolean = "b"
-    SessionRef = "(so)"
-    Text = "s"
-    Unsigned = "u"
-
-INTERFACE: Final = "org.spice_space.Sessiond1.Manager"
-PATH: Final = "/org/spice_space/Sessiond1"
-_READ: Final = PropertyAccess.READ
+_INVALID: Final = "org.freedesktop.DBus.Error.InvalidArgs"
+_NOT_SUPPORTED: Final = "org.freedesktop.DBus.Error.NotSupported"
+NO_SUCH_SESSION: Final = "org.spice_space.Sessiond1.Error.NoSuchSession"
+LAST_VT: Final = 63  # linux/vt.h, MAX_NR_CONSOLES
+AUTO_SWITCH: Final = ("off", "on-session-end")
 
 
-@dataclass(frozen=True, slots=True)
-class View:
-    """The status, and the object path of the session that it is about ("/" for none)."""
+class Manager:
+    """The root object."""
 
-    status: Status
-    session_path: str
-    seat: str
+    interface = "org.spice_space.Sessiond1.Manager"
 
+    def __init__(self, control: Control, access: Access) -> None:
+        self._control = control
+        self._access = access
 
-class Manager(ServiceInterface):
-    """An adapter: ``view()`` gives what is so now."""
-
-    def __init__(self, view: Callable[[], View]) -> None:
-        super().__init__(INTERFACE)
-        self._view = view
-        self._told: dict[str, Any] = {}
-
-    def changed(self) -> None:
-        """Emit PropertiesChanged for what differs from the last time."""
-        view = self._view()
-        now = {
-            "ActiveSession": [view.status.session, view.session_path],
-            "State": str(view.status.state),
-            "Reason": str(view.status.reason),
-            "ReasonText": view.status.text,
-            "AgentPID": view.status.agent_pid,
-            "AgentRestarts": view.status.agent_restarts,
-            "HostAsking": view.status.host_asking,
+    def properties(self) -> Mapping[str, Any]:
+        """Return all of them, as they are now."""
+        control = self._control
+        status, counters, active = control.status, control.counters(), control.facts.active
+        return {
+            "Version": __version__,
+            "Seat": control.facts.seat,
+            "ActiveSession": [active, session_path(active)],
+            "State": str(status.state),
+            "Reason": str(status.reason),
+            "ReasonText": status.text,
+            "HostAsking": bool(status.host_codecs),
+            "HostCodecs": [codec_name(codec) for codec in status.host_codecs],
+            "Codec": codec_name(status.codec),
+            "Width": status.width,
+            "Height": status.height,
+            "AgentPID": status.agent_pid,
+            "AgentRestarts": status.agent_restarts,
+            "NextRetryUSec": int(status.next_retry * 1e6),
+            "StreamingEnabled": control.is_enabled,
+            "AutoSwitch": control.auto_switch,
+            "FramesSent": counters.frames,
+            "BytesSent": counters.bytes,
+            "FrameRate": counters.rate,
         }
-        news = {name: value for name, value in now.items() if self._told.get(name) != value}
-        self._told = now
-        if news:
-            self.emit_properties_changed(news)
 
-    @dbus_property(access=_READ)
-    def Version(self) -> Text:  # noqa: N802 (D-Bus writes it so)
-        """The daemon's version."""
-        return __version__
+    async def set_StreamingEnabled(self, caller: Caller, value: bool) -> None:  # noqa: N802
+        """Pause or resume everything."""
+        await self._access.check(caller, PAUSE)
+        self._control.set_enabled(enabled=value)
 
-    @dbus_property(access=_READ)
-    def Seat(self) -> Text:  # noqa: N802
-        """The seat that is followed."""
-        return self._view().seat
+    async def set_AutoSwitch(self, caller: Caller, value: str) -> None:  # noqa: N802
+        """Choose what follows the end of the shown session."""
+        if value not in AUTO_SWITCH:
+            raise RequestError(_INVALID, f"AutoSwitch is {' or '.join(AUTO_SWITCH)}")
+        await self._access.check(caller, SETTINGS)
+        self._control.set_auto_switch(value)
 
-    @dbus_property(access=_READ)
-    def ActiveSession(self) -> SessionRef:  # noqa: N802
-        """The session that is to be shown: its id and path, ("", "/") for none."""
-        view = self._view()
-        return [view.status.session, view.session_path]
+    def ListSessions(self, _caller: Caller) -> list[list[Any]]:  # noqa: N802
+        """Return id, uid, user, class, type, VT and path of each."""
+        return [
+            [s.id, s.uid, s.user, s.cls, s.type, s.vt, session_path(s.id)]
+            for s in self._control.facts.sessions.values()
+        ]
 
-    @dbus_property(access=_READ)
-    def State(self) -> Text:  # noqa: N802
-        """What the stream is doing."""
-        return str(self._view().status.state)
+    def GetSession(self, _caller: Caller, session_id: str) -> str:  # noqa: N802
+        """Return its path."""
+        return session_path(self._session(session_id).id)
 
-    @dbus_property(access=_READ)
-    def Reason(self) -> Text:  # noqa: N802
-        """Why, as a code."""
-        return str(self._view().status.reason)
+    def GetSessionByVT(self, _caller: Caller, vt: int) -> str:  # noqa: N802
+        """Return the path of the active one there, else of the newest."""
+        found = [s for s in self._control.facts.sessions.values() if vt and s.vt == vt]
+        if not found:
+            raise RequestError(NO_SUCH_SESSION, f"there is no session on VT {vt}")
+        return session_path(max(found, key=lambda s: (s.active, s.since)).id)
 
-    @dbus_property(access=_READ)
-    def ReasonText(self) -> Text:  # noqa: N802
-        """Why, in a sentence."""
-        return self._view().status.text
+    async def ActivateSession(self, caller: Caller, session_id: str) -> None:  # noqa: N802
+        """Bring it to the front."""
+        session = self._session(session_id)
+        await self._access.check(caller, SWITCH)
+        await self._control.activate(session.id)
 
-    @dbus_property(access=_READ)
-    def AgentPID(self) -> Unsigned:  # noqa: N802
-        """The shown session's agent, 0 for none."""
-        return self._view().status.agent_pid
+    async def SwitchToVT(self, caller: Caller, vt: int) -> None:  # noqa: N802
+        """Bring a VT to the front."""
+        if not 1 <= vt <= LAST_VT:
+            raise RequestError(_INVALID, f"a VT is from 1 to {LAST_VT}, not {vt}")
+        await self._access.check(caller, SWITCH)
+        await self._control.switch_to(vt)
 
-    @dbus_property(access=_READ)
-    def AgentRestarts(self) -> Unsigned:  # noqa: N802
-        """How often an agent ended without being told to."""
-        return self._view().status.agent_restarts
+    async def RestartAgent(self, caller: Caller) -> None:  # noqa: N802
+        """Start the shown session's agent anew."""
+        owner = self._owner_of_shown()
+        await self._access.check(caller, RESTART, owner=owner)
+        if self._owner_of_shown() != owner:
+            await self._access.check(caller, RESTART)  # it is another's by now
+        self._control.restart_agent()
 
-    @dbus_property(access=_READ)
-    def HostAsking(self) -> Boolean:  # noqa: N802
-        """Whether a client watches."""
-        return self._view().status.host_asking
+    def GetHistory(self, _caller: Caller, limit: int) -> list[list[Any]]:  # noqa: N802
+        """Return time, session, state, reason and text of the newest changes."""
+        return [
+            [int(event.at * 1e6), s.session, str(s.state), str(s.reason), s.text]
+            for event in self._control.history(limit)
+            for s in (event.status,)
+        ]
+
+    async def Reload(self, caller: Caller) -> None:  # noqa: N802
+        """Read the configuration again."""
+        await self._access.check(caller, RELOAD)
+        self._control.reload()
+
+    def _later(self, _caller: Caller, *_arguments: object) -> None:
+        raise RequestError(_NOT_SUPPORTED, "this version cannot do that yet")
+
+    ListUserAgents = QueryDisplays = QueryScreens = ConnectDisplay = _later
+    RunCommand = _later
+
+    def _owner_of_shown(self) -> int | None:
+        shown = self._control.facts.sessions.get(self._control.status.session)
+        return shown.uid if shown else None
+
+    def _session(self, session_id: str) -> Session:
+        session = self._control.facts.sessions.get(session_id)
+        if session is None:
+            raise RequestError(NO_SUCH_SESSION, f"there is no session {session_id!r}")
+        return session
+
+
+def codec_name(number: int) -> str:
+    """Return a codec's name, "" for 0; one that we do not know is named by its number."""
+    if not number:
+        return ""
+    return Codec(number).name.lower() if number in set(Codec) else f"codec-{number}"

@@ -4,8 +4,9 @@ The rules are the design's: the seat's active session, if it is local, of a pers
 closing, not of a denied user, and has an X display. Where no row speaks against it, it is shown.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final
 
 from sessiond.model import Decision, Reason, SeatFacts, Session
@@ -13,16 +14,29 @@ from sessiond.model import Decision, Reason, SeatFacts, Session
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What the configuration forbids: users by name, or by uid in decimal."""
+    """What people have ordered.
+
+    ``deny_users``: users by name, or by uid in decimal. ``is_enabled``: false for a pause of
+    everything. ``paused``: sessions by id, with the reason that says by whom.
+    """
 
     deny_users: frozenset[str] = frozenset()
+    is_enabled: bool = True
+    paused: Mapping[str, Reason] = field(default_factory=lambda: MappingProxyType({}))
+
+
+PAUSED: Final = "The streaming was paused by an administrator. Resume it: spice-sessionctl resume."
 
 
 def decide(facts: SeatFacts, policy: Policy) -> Decision:
     """Return the session to show, or the first reason of the design's table that applies."""
+    if not policy.is_enabled:
+        return Decision("", Reason.PAUSED_BY_ADMIN, PAUSED)
     session = facts.sessions.get(facts.active)
     if session is None:
         return Decision("", *_nobody(facts))
+    if reason := policy.paused.get(session.id):
+        return Decision("", reason, _paused(session, reason))
     refusals = [
         (reason, said) for reason, check in _CHECKS if (said := check(session, facts, policy))
     ]
@@ -31,6 +45,11 @@ def decide(facts: SeatFacts, policy: Policy) -> Decision:
     is_only_a_console = len(refusals) == 1 and refusals[0][0] is Reason.TEXT_CONSOLE
     probe = session.id if is_only_a_console and session.vt else ""
     return Decision("", *refusals[0], probe)
+
+
+def _paused(session: Session, reason: Reason) -> str:
+    by = "an administrator" if reason is Reason.PAUSED_BY_ADMIN else _who(session)
+    return f"The streaming of session {session.id} was paused by {by}."
 
 
 def _nobody(facts: SeatFacts) -> tuple[Reason, str]:

@@ -46,6 +46,7 @@ class Tracked:
             desktop=_text(values, "Desktop"),
             scope=_text(values, "Scope"),
             leader=_number(values, "Leader"),
+            since=_number(values, "Timestamp"),
             remote=bool(values.get("Remote")),
             active=is_active,
             locked=bool(values.get("LockedHint")),

@@ -8,10 +8,12 @@ So only STOP, NOTIFY_ERROR, a broken protocol or a host that hung up lead to a c
 import asyncio
 import logging
 import os
+import time
+from collections import deque
 from typing import Final, Protocol
 
 from sessiond.errors import PortBusyError, PortError, PortMissingError, ProtocolError
-from sessiond.model import Reason
+from sessiond.model import Counters, Reason
 from sessiond.stream.freshness import Freshness
 from sessiond.stream.holder import holder_of
 from sessiond.stream.keep import KeptPort
@@ -28,6 +30,8 @@ from sessiond.wire.outbox import Outbox
 log = logging.getLogger(__name__)
 
 STALLED: Final = 1.0  # seconds without a byte taken, while one waits
+RATE_SPAN: Final = 2.0  # seconds over which frames/s are counted
+RATE_FRAMES: Final = 1024  # more than the host takes in that time
 STEADY: Final = 10.0  # seconds after which an opening counts as a success
 
 
@@ -60,8 +64,11 @@ class HostPort:
         self._listener = listener
         self._backoff = Backoff()
         self._retry: asyncio.TimerHandle | None = None
+        self._next_try = 0.0
         self._names: NameWatch | None = None  # while there is no port
         self._opened_at = 0.0
+        self._frames = self._bytes = 0
+        self._recent = deque[float](maxlen=RATE_FRAMES)  # when the newest frames had left
         self._complaint = ""
         self._reset()
 
@@ -84,7 +91,7 @@ class HostPort:
         except PortError as error:
             self._complain(error)
             if not (isinstance(error, PortMissingError) and self._names.is_watching):
-                self._retry = self._loop.call_later(self._backoff.delay(), self.open)
+                self._open_later()
             return
         self._begin(port)
         log.info("port %s is open", self._path)
@@ -135,6 +142,16 @@ class HostPort:
         """Whether it is open, or will be as soon as that is possible."""
         return self._channel is not None or self._retry is not None or self._names is not None
 
+    def next_try(self) -> float:
+        """Return the time of the next try to open it in seconds since 1970, 0 for none."""
+        return self._next_try if self._retry else 0.0
+
+    def counters(self) -> Counters:
+        """Return what was sent so far, in all openings."""
+        since = self._loop.time() - RATE_SPAN
+        recent = sum(1 for left in self._recent if left >= since)
+        return Counters(self._frames, self._bytes, recent / RATE_SPAN)
+
     def put(self, kind: Type, message: bytes) -> None:
         """Send a whole message, in place of an older one of its kind that still waits."""
         if self._channel:
@@ -145,7 +162,7 @@ class HostPort:
     def drop_waiting(self) -> None:
         """Forget what was not begun."""
         self._outbox.drop_waiting()
-        self._settle()
+        self._settle(was_sent=False)
 
     # From the channel.
 
@@ -194,11 +211,12 @@ class HostPort:
             self._calm()
             self._freshness.on_accepted(now, count)
             self._outbox.advance(count)
+            self._bytes += count
         else:
             self._freshness.on_drained()
         self._settle()
 
-    def _settle(self) -> None:
+    def _settle(self, *, was_sent: bool = True) -> None:
         is_blocked = self._channel is not None and self._channel.is_blocked
         if not is_blocked:
             self._calm()
@@ -206,7 +224,15 @@ class HostPort:
             self._watchdog = self._loop.call_later(STALLED, self._stall)
         if self._has_frame and not self._outbox.has_frame:
             self._has_frame = False
+            if was_sent:
+                self._frames += 1
+                self._recent.append(self._loop.time())
             self._listener.on_frame_sent(self._freshness.delay(self._loop.time()))
+
+    def _open_later(self) -> None:
+        delay = self._backoff.delay()
+        self._retry = self._loop.call_later(delay, self.open)
+        self._next_try = time.time() + delay
 
     def _wait_no_more(self) -> None:
         if self._retry:
@@ -241,7 +267,7 @@ class HostPort:
             self._listener.on_stalled(stalled=False)
         self._listener.on_stop()
         self._listener.on_port(Reason.HOST_REFUSED, f"The stream port was closed: {reason}.")
-        self._retry = self._loop.call_later(self._backoff.delay(), self.open)
+        self._open_later()
 
     def _complain(self, error: PortError) -> None:
         if str(error) == self._complaint:

@@ -9,14 +9,14 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from sessiond.model import Decision, Reason, Session, Status
+from sessiond.model import Counters, Decision, Display, Reason, Session, State, Status
 from sessiond.stream.agent import Agent, AgentStart, Exit
 from sessiond.stream.keep import KeptPort
 from sessiond.stream.port import HostPort
 from sessiond.stream.reconcile import PLACEHOLDER, Action, Phase, Wanted, reconcile
 from sessiond.stream.trouble import Troubles
 from sessiond.transport.edge import EdgePoller
-from sessiond.wire.device import HIDDEN_CURSOR, Type
+from sessiond.wire.device import HIDDEN_CURSOR, Format, Type, parse_format
 from sessiond.wire.device import pack as pack_device
 from sessiond.wire.link import DeviceMessage, Ready, Stats
 
@@ -26,6 +26,8 @@ _AGENT_REASONS = frozenset({
     Reason.NO_DISPLAY_FOUND, Reason.DISPLAY_REFUSED, Reason.AGENT_CRASHED, Reason.AGENT_TIMEOUT,
     Reason.ENCODER_FAILED, Reason.TYPE_UNSUPPORTED,
 })  # fmt: skip
+STOPPED = "stopped"  # the reason of an end that we asked for
+_NO_STREAM = Format(0, 0, 0)
 _NO_DISPLAY = frozenset({
     Reason.NO_DISPLAY_FOUND, Reason.DISPLAY_REFUSED, Reason.TYPE_UNSUPPORTED,
 })  # fmt: skip
@@ -38,27 +40,41 @@ class Parts:
     ``prepare(session, ready)`` finds out how a session's agent is started, off the loop, and calls
     ``ready`` with it; ``placeholder(text)`` is the start of one that shows a sentence.
     ``reread(session_id)`` asks for newer facts of a session that something failed about;
-    ``on_agent(key, pid)`` hears of every agent that was started; ``on_proven`` of the ids of the
+    ``on_agent(key, pid)`` hears of every agent that was started, and
+    ``on_agent_end(key, pid, status, reason)`` of each one's end; ``on_proven`` of the ids of the
     sessions that have a display open on their own VT, whenever they change.
     """
 
     port_path: str
-    grace: float
-    when_idle: str
     prepare: Callable[[Session, Callable[[AgentStart], None]], None]
     placeholder: Callable[[str], AgentStart]
     reread: Callable[[str], None]
     on_status: Callable[[Status], None]
     on_agent: Callable[[str, int], None]
+    on_agent_end: Callable[[str, int, int, str], None]
     on_proven: Callable[[frozenset[str]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What may change while it runs.
+
+    ``grace``: for how many seconds the last picture stands while no session is active.
+    ``when_idle``: "placeholder" or "close", what a client sees while there is nothing to show.
+    """
+
+    grace: float = 1.0
+    when_idle: str = "placeholder"
 
 
 class Supervisor:
     """Runs from ``start`` to ``close``."""
 
-    def __init__(self, parts: Parts, poller: EdgePoller) -> None:
+    def __init__(self, parts: Parts, settings: Settings, poller: EdgePoller) -> None:
         self._loop = asyncio.get_running_loop()
         self._parts = parts
+        self._settings = settings
+        self._stream = _NO_STREAM
         self._poller = poller
         self._port = HostPort(parts.port_path, poller, self)
         self._decision = Decision("", Reason.LOGIND_MISSING, "Waiting for systemd-logind.")
@@ -88,6 +104,28 @@ class Supervisor:
             self._port.adopt(kept)
         else:
             self._port.open()
+
+    def configure(self, settings: Settings) -> None:
+        """Follow other settings from now on."""
+        self._settings = settings
+        self._settle()
+
+    def restart_agent(self) -> bool:
+        """End the agent of the session that is to be shown, and start another at once.
+
+        Returns whether there is such a session.
+        """
+        key = self._decision.session
+        self._troubles.forgive([key])
+        agent = self._agents.get(key)
+        if agent:
+            agent.stop()
+        self._settle()
+        return bool(key)
+
+    def counters(self) -> Counters:
+        """Return what was sent so far."""
+        return self._port.counters()
 
     async def close(self) -> KeptPort | None:
         """Stop every agent, wait for their ends, close the port.
@@ -122,7 +160,7 @@ class Supervisor:
         if not is_gap:
             self._end_grace()
         elif had.session and not self._grace:
-            self._grace = self._loop.call_later(self._parts.grace, self._grace_is_over)
+            self._grace = self._loop.call_later(self._settings.grace, self._grace_is_over)
         wanted = decision.session or decision.probe
         if wanted and wanted != (had.session or had.probe):
             self._troubles.forgive([wanted])
@@ -196,6 +234,9 @@ class Supervisor:
         if agent is self._active():
             if message.type is Type.DATA:
                 self._frame_serial = agent.serial
+            elif message.type is Type.FORMAT:
+                self._stream = parse_format(message.data)
+                self._tell()
             self._port.put(message.type, message.data)
 
     def on_stats(self, agent: Agent, stats: Stats) -> None:
@@ -206,6 +247,7 @@ class Supervisor:
         """Start it again later, unless it was stopped or its session is gone."""
         self._agents.pop(agent.key, None)
         self._idle.set()
+        self._parts.on_agent_end(agent.key, agent.pid, end.status, _reason(end))
         if self._is_closed:
             return
         if not end.was_asked:
@@ -237,7 +279,7 @@ class Supervisor:
 
         It is never closed while a client is asking: see ``stream.port``.
         """
-        if self._parts.when_idle != "close" or self._codecs:
+        if self._settings.when_idle != "close" or self._codecs:
             return
         has_picture = not self._sentence()
         if has_picture and not self._port.is_held:
@@ -253,7 +295,7 @@ class Supervisor:
         run = {candidate} if candidate and not self._troubles.is_waiting(candidate) else set[str]()
         show = session if session and session not in self._troubles else ""
         text = self._sentence()
-        if self._codecs and text and self._parts.when_idle == "placeholder":
+        if self._codecs and text and self._settings.when_idle == "placeholder":
             is_current = PLACEHOLDER not in self._agents or text == self._placeholder_text
             if is_current and not self._troubles.is_waiting(PLACEHOLDER):
                 run.add(PLACEHOLDER)
@@ -329,9 +371,9 @@ class Supervisor:
             agent.give_credit()
 
     def _suspect(self, key: str, end: Exit) -> None:
-        reason, text = Reason.AGENT_CRASHED, f"The agent ended: {_words(end)}."
-        if end.failed and end.failed.reason in _AGENT_REASONS:
-            reason, text = Reason(end.failed.reason), end.failed.text
+        reason = Reason(_reason(end))
+        own = end.failed and end.failed.reason == reason
+        text = end.failed.text if end.failed and own else f"The agent ended: {_words(end)}."
         self._troubles.add(key, reason, text, is_probe=key == self._decision.probe)
 
     def _prove(self, proven: frozenset[str]) -> None:
@@ -351,16 +393,26 @@ class Supervisor:
     def _tell(self) -> None:
         reason, text = self._explain()
         agent = self._agents.get(self._decision.session)
+        is_sending = self._port_reason is None and bool(self._codecs) and self._active() is not None
+        stream = self._stream if is_sending else _NO_STREAM
+        retries = [at for at in (self._troubles.next_try(), self._port.next_try()) if at]
         self._parts.on_status(
             Status(
                 session=self._decision.session,
                 reason=reason,
                 text=text,
                 agent_pid=agent.pid if agent else 0,
-                host_asking=bool(self._codecs),
-                host_codecs=self._codecs,
                 agent_restarts=self._restarts,
-                rule=agent.ready.rule if agent and agent.ready else "",
+                host_codecs=self._codecs,
+                codec=stream.codec,
+                width=stream.width,
+                height=stream.height,
+                next_retry=min(retries, default=0.0),
+                displays={
+                    key: Display(it.ready.display, it.ready.rule)
+                    for key, it in self._agents.items()
+                    if it.ready and key != PLACEHOLDER
+                },
             )
         )
 
@@ -368,9 +420,12 @@ class Supervisor:
         """Return the first row of the design's table that applies."""
         session = self._decision.session
         agent = self._agents.get(session)
+        decided = (self._decision.reason, self._decision.text)
+        is_paused = decided[0] is not None and decided[0].state is State.PAUSED
         rows = (
+            decided if is_paused else (None, ""),
             (self._port_reason, self._port_text),
-            (self._decision.reason, self._decision.text),
+            decided,
             self._troubles.explain(session),
             (None if self._codecs else Reason.HOST_NOT_ASKING, "No client is connected."),
             (
@@ -386,6 +441,15 @@ class Supervisor:
             if reason is not None:
                 return reason, text
         return Reason.OK, f"Session {session} is shown."
+
+
+def _reason(end: Exit) -> str:
+    """Return the code of why an agent ended; an agent may only use those that are its own."""
+    if end.was_asked:
+        return STOPPED
+    if end.failed and end.failed.reason in _AGENT_REASONS:
+        return end.failed.reason
+    return Reason.AGENT_CRASHED
 
 
 def _words(end: Exit) -> str:

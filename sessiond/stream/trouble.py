@@ -5,6 +5,7 @@ never sooner than ``SOONEST`` after the failure, for users can cause such events
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
@@ -24,11 +25,13 @@ class _Trouble:
     is_due: bool = False
     backoff: Backoff = field(default_factory=Backoff)
     timer: asyncio.TimerHandle | None = None
+    next_try: float = 0.0  # in seconds since 1970; 0 without a timer
 
     def cancel(self) -> None:
         if self.timer:
             self.timer.cancel()
             self.timer = None
+            self.next_try = 0.0
 
 
 class Troubles:
@@ -58,8 +61,8 @@ class Troubles:
         return trouble is not None and not trouble.is_due
 
     def next_try(self) -> float:
-        """Return the loop's time of the next try, 0 when none is due."""
-        return min((t.timer.when() for t in self._by_key.values() if t.timer), default=0.0)
+        """Return the time of the next try in seconds since 1970, 0 when none is due."""
+        return min((t.next_try for t in self._by_key.values() if t.timer), default=0.0)
 
     def add(self, key: str, reason: Reason, text: str, *, is_probe: bool = False) -> None:
         """Take note of a failure. A probe is given up when the back-off is at its longest."""
@@ -72,7 +75,7 @@ class Troubles:
         trouble.since, trouble.is_due = self._loop.time(), False
         delay = trouble.backoff.delay()
         if not (is_probe and delay >= LONGEST):
-            trouble.timer = self._loop.call_later(delay, self._due, trouble)
+            self._schedule(trouble, delay)
 
     def rest(self, key: str, reason: Reason, text: str) -> None:
         """Take note of what only an event can change: no timer runs."""
@@ -84,11 +87,12 @@ class Troubles:
         wanted = frozenset(reasons)
         for trouble in self._by_key.values():
             if trouble.reason in wanted and not trouble.is_due:
-                when = max(trouble.since + SOONEST, self._loop.time())
+                now = self._loop.time()
+                when = max(trouble.since + SOONEST, now)
                 if trouble.timer is None or when < trouble.timer.when():
                     trouble.cancel()
                     trouble.backoff.reset()
-                    trouble.timer = self._loop.call_at(when, self._due, trouble)
+                    self._schedule(trouble, when - now)
 
     def recover(self, key: str) -> None:
         """Take note that it works; the next wait is only the first again when it does so long."""
@@ -105,7 +109,12 @@ class Troubles:
             if trouble:
                 trouble.cancel()
 
+    def _schedule(self, trouble: _Trouble, delay: float) -> None:
+        trouble.timer = self._loop.call_later(delay, self._due, trouble)
+        trouble.next_try = time.time() + delay
+
     def _due(self, trouble: _Trouble) -> None:
         trouble.timer = None
+        trouble.next_try = 0.0
         trouble.is_due = True
         self._on_due()

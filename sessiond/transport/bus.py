@@ -29,9 +29,9 @@ from sessiond.transport.dbus import (
     Incoming,
     Message,
     MessageBus,
+    MessageFlag,
     MessageType,
-    ServiceInterface,
-    enter,
+    claimable,
     unpack,
 )
 
@@ -57,6 +57,10 @@ class Call:
     body: Sequence[Any] = ()
 
 
+CallHandler = Callable[[Message, Incoming], bool]
+"""Takes a method call that it knows, and answers it now or later by ``Bus.reply``."""
+
+
 @dataclass(slots=True)
 class _Pending:
     on_answer: Callable[[Answer], None]
@@ -71,7 +75,7 @@ class Bus:
         self._loop = asyncio.get_running_loop()
         self._pending: dict[int, _Pending] = {}
         self._signals = SignalRouter(self._ask_driver, self._end)
-        self._introspection: dict[str, str] = {}
+        self._serve: CallHandler | None = None
         self._ended = asyncio.Event()
         self._error: Exception | None = None
         library.add_message_handler(self._on_message)
@@ -118,12 +122,18 @@ class Bus:
         return str(self._library.unique_name)
 
     async def call(
-        self, call: Call, *, limit: float = CALL_LIMIT, fds: Sequence[int] = ()
+        self,
+        call: Call,
+        *,
+        limit: float = CALL_LIMIT,
+        fds: Sequence[int] = (),
+        interactive: bool = False,
     ) -> list[Any]:
         """Return the body of the answer.
 
         Raises BusCallError for an error that the peer sent, or NoReply after ``limit`` seconds;
-        BusError when the connection is or gets lost. ``fds`` stay the caller's.
+        BusError when the connection is or gets lost. ``fds`` stay the caller's. ``interactive``:
+        a person may be asked for a password meanwhile, which ``limit`` must leave time for.
         """
         future: asyncio.Future[Answer] = self._loop.create_future()
 
@@ -131,7 +141,7 @@ class Bus:
             if not future.done():
                 future.set_result(answer)
 
-        self.call_nowait(call, settle, limit=limit, fds=fds)
+        self.call_nowait(call, settle, limit=limit, fds=fds, interactive=interactive)
         answer = await future
         if isinstance(answer, Exception):
             raise answer
@@ -144,12 +154,15 @@ class Bus:
         *,
         limit: float = CALL_LIMIT,
         fds: Sequence[int] = (),
+        interactive: bool = False,
     ) -> None:
         """Send a call; ``on_answer`` gets the body or the error, in the order of arrival."""
         if self._ended.is_set():
             self._loop.call_soon(on_answer, self._loss())
             return
+        flags = MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION if interactive else MessageFlag.NONE
         message = Message(
+            flags=flags,
             destination=call.destination,
             path=call.path,
             interface=call.interface,
@@ -198,23 +211,22 @@ class Bus:
         if result not in _OWNER:
             raise BusError(f"the name {name} is taken: another instance is running")
 
-    def export(self, path: str, interface: ServiceInterface) -> None:
-        """Serve ``interface`` at ``path``."""
-        self._library.export(path, interface)
+    def serve(self, handler: CallHandler) -> None:
+        """Let ``handler`` have every method call first: it returns whether the call is its own.
 
-    def unexport(self, path: str) -> None:
-        """Serve nothing more at ``path``."""
-        self._introspection.pop(path, None)
-        self._library.unexport(path)
+        What is not, the library answers: that there is no such object.
+        """
+        self._serve = handler
 
-    def serve_introspection(self, path: str, xml: str) -> None:
-        """Answer Introspect at ``path`` with ``xml``: the libraries' own has no annotations."""
-        self._introspection[path] = xml
+    def reply(self, message: Message) -> None:
+        """Send the answer to a call."""
+        if not self._ended.is_set():
+            self._library.post(message)
 
     def emit(
         self, path: str, interface: str, member: str, signature: str, body: Sequence[Any]
     ) -> None:
-        """Send a signal to everybody; one of ObjectManager too, from the path that it should."""
+        """Send a signal to everybody."""
         message = Message.new_signal(path, interface, member, signature, list(body), [])
         if not self._ended.is_set():
             self._library.post(message)
@@ -232,23 +244,20 @@ class Bus:
         """Close; calls under way fail with BusError. A second call does nothing."""
         self._end(None)
 
-    def _on_message(self, message: Message) -> Message | None:
-        incoming = enter(message)
-        if incoming.unclaimed:
-            # Twice soon: a coroutine method's first step is scheduled after this handler returns.
-            self._loop.call_soon(self._loop.call_soon, _close_unclaimed, incoming)
+    def _on_message(self, message: Message) -> bool:
+        incoming = claimable(message)
         try:
             if message.message_type is MessageType.SIGNAL:
                 self._signals.route(_signal(message))
             elif message.message_type is not MessageType.METHOD_CALL:
                 self._on_answer(message)
-            elif message.member == "Introspect" and message.path in self._introspection:
-                return Message.new_method_return(
-                    message, "s", [self._introspection[message.path]], []
-                )
+            elif self._serve:
+                return self._serve(message, incoming)
         except Exception as error:  # noqa: BLE001 (the library would log it and go on)
             self._end(error)
-        return None
+        finally:
+            _close_unclaimed(incoming)
+        return False
 
     def _on_answer(self, message: Message) -> None:
         pending = self._pending.pop(message.reply_serial or 0, None)

@@ -14,6 +14,7 @@ from tests.fixtures.xserver import Xvfb
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
     from types import TracebackType
 
 __all__ = ["ALICE", "BOB", "SIZE", "UIDS", "Scene", "wait_number"]
@@ -31,7 +32,12 @@ class Scene:
     """Alice's screen shows 1 and Bob's 2; sessions are added by the test."""
 
     def __init__(
-        self, settings: Sequence[str] = (), *, has_login1: bool = True, send_buffer: int = 0
+        self,
+        settings: Sequence[str] = (),
+        *,
+        has_login1: bool = True,
+        send_buffer: int = 0,
+        args: Sequence[str | Path] = (),
     ) -> None:
         with contextlib.ExitStack() as stack:
             self.alice = stack.enter_context(Xvfb(*SIZE))
@@ -44,7 +50,7 @@ class Scene:
             for number, canvas in self.screens.items():
                 canvas.show_number(number)
             self.host = stack.enter_context(SpiceHost(multi=True, send_buffer=send_buffer))
-            stage = Stage(self.host.socket_path, settings, has_login1=has_login1)
+            stage = Stage(self.host.socket_path, settings, has_login1=has_login1, args=args)
             self.stage = stack.enter_context(stage)
             self.stage.daemon.wait_line("is open")  # by then it owns its name
             self._stack = stack.pop_all()

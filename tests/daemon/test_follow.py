@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pytest
 
+from sessiond.bus.paths import session_path
 from tests.daemon.world import (
     ALICE,
     BOB,
@@ -36,9 +37,7 @@ def test_the_active_session_is_shown_and_told(world: World) -> None:
     assert world.property("State") == "streaming"
     assert world.property("Reason") == "ok"
     assert world.property("ReasonText") == f"Session {alice.id} is shown."
-    session, path = world.property("ActiveSession")
-    assert session == alice.id
-    assert path.startswith("/org/freedesktop/login1/session/")
+    assert world.property("ActiveSession") == [alice.id, session_path(alice.id)]
 
 
 def test_a_client_sees_each_users_own_picture_and_never_anothers(world: World) -> None:

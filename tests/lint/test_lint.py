@@ -11,6 +11,9 @@ import pytest
 
 from agent.options import build_parser
 from sessiond import config
+from sessiond.ctl import parser as ctl
+from sessiond.ctl.outcome import Exit
+from tests.lint.dbus_reference import PAGE, reference
 
 ROOT: Final = Path(__file__).parents[2]
 BIN: Final = Path(sys.executable).parent
@@ -36,7 +39,7 @@ def test_linter_has_no_complaint(command: list[str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("directory", ["dbus", "systemd"])
+@pytest.mark.parametrize("directory", ["dbus", "packaging", "systemd"])
 def test_data_directory_holds_no_python(directory: str) -> None:
     """A module there would shadow dbus-python or systemd-python for who runs us from here."""
     python = [p for p in (ROOT / directory).rglob("*") if p.suffix in PYTHON_ENDINGS]
@@ -88,6 +91,24 @@ def test_manual_page_of_the_daemon_names_every_key_and_option() -> None:
         for f in re.findall(r"Fl (-?[\w-]+)", line)
     }
     assert {o.removeprefix("-") for o in _options(config.build_parser())} == flags
+
+
+def test_manual_page_of_the_control_program_names_everything() -> None:
+    text = (ROOT / "docs" / "man" / "spice-sessionctl.1").read_text()
+    flags = {
+        flag
+        for line in re.findall(r"^\.It (Fl .*)", text, re.MULTILINE)
+        for flag in re.findall(r"Fl (-?[\w-]+)", line)
+    }
+    assert {option.removeprefix("-") for option in _options(ctl.build_parser())} == flags
+    [commands] = [a for a in ctl.build_parser()._actions if a.dest == "command"]
+    assert set(re.findall(r"^\.It Cm ([\w-]+)", text, re.MULTILINE)) == set(commands.choices or ())
+    statuses = re.findall(r"^\.It (\d+)$", text, re.MULTILINE)
+    assert [int(status) for status in statuses] == sorted(Exit)
+
+
+def test_dbus_reference_is_that_of_the_contract() -> None:
+    assert PAGE.read_text(encoding="utf-8") == reference(), "run: make docs"
 
 
 def _options(parser: argparse.ArgumentParser) -> set[str]:

@@ -122,6 +122,7 @@ async def test_first_facts_are_complete(private_bus: PrivateBus) -> None:
             display=":1",
             scope="session-3.scope",
             leader=4711,
+            since=1_700_000_000_000_000,
             active=True,
         )
         assert not at.facts.sessions["52"].active

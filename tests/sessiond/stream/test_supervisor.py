@@ -19,7 +19,7 @@ from sessiond.model import Decision, Reason, Session, Status
 from sessiond.stream import launch, port
 from sessiond.stream.agent import Agent, AgentStart
 from sessiond.stream.freshness import Freshness
-from sessiond.stream.supervisor import Parts, Supervisor
+from sessiond.stream.supervisor import Parts, Settings, Supervisor
 from sessiond.transport.edge import EdgePoller
 from sessiond.wire import device
 from sessiond.wire.device import Capabilities, Data, Format, Role, StartStop
@@ -121,16 +121,15 @@ async def around() -> AsyncIterator[Around]:
 
         parts = Parts(
             port_path=path,
-            grace=0.0,
-            when_idle="placeholder",
             prepare=lambda session, ready: prepared.update({session.id: ready}),
             placeholder=lambda text: pytest.fail(f"a placeholder: {text}"),
             reread=lambda _id: None,
             on_status=on_status,
             on_agent=on_agent,
+            on_agent_end=lambda *_end: None,
             on_proven=lambda _ids: None,
         )
-        made = Around(Supervisor(parts, poller), it, prepared)
+        made = Around(Supervisor(parts, Settings(grace=0.0), poller), it, prepared)
         made.supervisor.start()
         try:
             yield made

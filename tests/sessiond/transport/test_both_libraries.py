@@ -11,7 +11,12 @@ import pytest
 from sessiond.transport.dbus import LIBRARY
 
 ROOT = Path(__file__).parents[3]
-TESTS = ["tests/sessiond/logind", "tests/sessiond/transport/test_dbus.py"]
+TESTS = [
+    "tests/sessiond/bus",
+    "tests/sessiond/logind",
+    "tests/sessiond/transport/test_dbus.py",
+    "tests/sessiond/transport/test_objects.py",
+]
 OTHER = {"dbus_fast": "dbus_next", "dbus_next": "dbus_fast"}[LIBRARY]
 
 

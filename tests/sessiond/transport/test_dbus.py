@@ -2,13 +2,11 @@
 
 import asyncio
 import os
-import select
 import socket
-import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -16,111 +14,11 @@ from sessiond.errors import BusCallError, BusError, SessiondError
 from sessiond.transport.bus import NO_REPLY, Bus, Call
 from sessiond.transport.bus_address import usable_address
 from sessiond.transport.bus_match import Match
-from sessiond.transport.dbus import (
-    FAILED,
-    LIBRARY,
-    DBusError,
-    PropertyAccess,
-    ServiceInterface,
-    Variant,
-    caller,
-    dbus_property,
-    guard,
-    method,
-    unpack,
-)
+from sessiond.transport.dbus import LIBRARY, Variant, unpack
 from sessiond.transport.fds import OwnedFd
 from tests.fixtures.bus import PrivateBus
 from tests.fixtures.loop import Signal, in_loop
-
-if TYPE_CHECKING:  # annotations of a service are D-Bus signatures
-    Fd = int
-    Text = str
-    TextSetting = str
-else:
-    Fd = "h"
-    Text = "s"
-    TextSetting = "s"
-
-NAME = "org.example.Test"
-PATH = "/org/example/Test"
-PROPERTIES = "org.freedesktop.DBus.Properties"
-MANAGER = "org.freedesktop.DBus.ObjectManager"
-SECRET = "what nobody outside may read"  # noqa: S105 (a canary)
-
-
-class Service(ServiceInterface):
-    """Fails in every way that a service can."""
-
-    def __init__(self) -> None:
-        super().__init__(NAME)
-        self.fds: list[int] = []
-        self.sitting = asyncio.Event()
-
-    @method()
-    def Fail(self) -> Text:  # noqa: N802
-        raise RuntimeError(SECRET)
-
-    @method()
-    async def FailLater(self) -> Text:  # noqa: N802
-        await asyncio.sleep(0)
-        raise RuntimeError(SECRET)
-
-    @method()
-    def Refuse(self) -> Text:  # noqa: N802
-        raise SessiondError("no such session")
-
-    @method()
-    def RefuseByName(self) -> Text:  # noqa: N802
-        raise DBusError(f"{NAME}.Error.Denied", "you may not")
-
-    @method()
-    def WrongType(self) -> Text:  # noqa: N802
-        return [SECRET]  # type: ignore[return-value]
-
-    @method()
-    async def WrongTypeLater(self) -> Text:  # noqa: N802
-        return [SECRET]  # type: ignore[return-value]
-
-    @dbus_property()
-    def Broken(self) -> Text:  # noqa: N802
-        raise RuntimeError(SECRET)
-
-    @dbus_property(PropertyAccess.READWRITE)
-    def Setting(self) -> TextSetting:  # noqa: N802
-        return "as it was"
-
-    @Setting.setter  # type: ignore[no-redef]
-    @guard
-    def Setting(self, value: TextSetting) -> None:  # noqa: N802
-        raise SessiondError(f"no {value}")
-
-    @method()
-    def Caller(self) -> Text:  # noqa: N802
-        return caller()
-
-    @method()
-    async def CallerLater(self) -> Text:  # noqa: N802
-        await asyncio.sleep(0)
-        return caller()
-
-    @method()
-    def Take(self, fd: Fd) -> None:  # noqa: N802
-        self.fds.append(fd)
-
-    @method()
-    def TakeTwo(self, one: Fd, two: Fd) -> None:  # noqa: N802
-        self.fds += [one, two]
-
-    @method()
-    async def TakeLater(self, fd: Fd) -> None:  # noqa: N802
-        await asyncio.sleep(0)
-        self.fds.append(fd)
-
-    @method()
-    async def Sit(self) -> None:  # noqa: N802
-        self.sitting.set()
-        await asyncio.Event().wait()
+from tests.fixtures.service import NAME, PATH, Pair
 
 
 @pytest.fixture
@@ -129,147 +27,9 @@ def private_bus() -> Iterator[PrivateBus]:
         yield bus
 
 
-class Pair:
-    """A connection that serves, and one that calls it."""
-
-    def __init__(self, server: Bus, client: Bus) -> None:
-        self.server = server
-        self.client = client
-        self.service = Service()
-        server.export(PATH, self.service)
-
-    @classmethod
-    async def connect(cls, stack: ExitStack, address: str) -> "Pair":
-        server = stack.enter_context(await Bus.connect(address, takes_fds=True))
-        return cls(server, stack.enter_context(await Bus.connect(address, takes_fds=True)))
-
-    async def call(self, member: str, signature: str = "", *body: object, **how: Any) -> list[Any]:  # noqa: ANN401
-        interface = PROPERTIES if member in {"Get", "GetAll", "Set"} else NAME
-        call = Call(self.server.unique_name, PATH, interface, member, signature, body)
-        return await self.client.call(call, **how)
-
-
 def test_both_libraries_or_the_one_that_was_asked_for() -> None:
     assert os.environ.get("SPICE_SESSIOND_DBUS", LIBRARY) == LIBRARY
     assert LIBRARY in {"dbus_fast", "dbus_next"}
-
-
-FAILURES: dict[str, tuple[str, str, tuple[object, ...]]] = {
-    "a method": ("Fail", "", ()),
-    "a coroutine": ("FailLater", "", ()),
-    "a result": ("WrongType", "", ()),
-    "a coroutine's result": ("WrongTypeLater", "", ()),
-    "a property": ("Get", "ss", (NAME, "Broken")),
-    "all properties": ("GetAll", "s", (NAME,)),
-}
-
-
-@pytest.mark.parametrize(("member", "signature", "body"), FAILURES.values(), ids=FAILURES.keys())
-@in_loop
-async def test_failure_of_ours_is_told_without_its_text(
-    private_bus: PrivateBus, member: str, signature: str, body: tuple[object, ...]
-) -> None:
-    with ExitStack() as stack:
-        pair = await Pair.connect(stack, private_bus.address)
-        with pytest.raises(BusCallError) as error:
-            await pair.call(member, signature, *body)
-        assert (error.value.name, error.value.text) == (FAILED, "internal error")
-
-
-@pytest.mark.parametrize("sent", [0, 1])
-@in_loop
-async def test_descriptor_that_was_not_sent(private_bus: PrivateBus, sent: int) -> None:
-    """Some libraries would hand the index to the method: a descriptor of the daemon itself."""
-    with ExitStack() as stack:
-        pair = await Pair.connect(stack, private_bus.address)
-        fds = [write.fileno() for _read, write in [_pipe(stack)]][:sent]
-        with pytest.raises(BusCallError, match="named but not sent") as error:
-            await pair.call("TakeTwo", "hh", 0, 2, fds=fds)
-        assert error.value.name == "org.freedesktop.DBus.Error.InvalidArgs"
-        assert pair.service.fds == []
-
-
-@in_loop
-async def test_refusal_is_told_in_our_own_words(private_bus: PrivateBus) -> None:
-    with ExitStack() as stack:
-        pair = await Pair.connect(stack, private_bus.address)
-        with pytest.raises(BusCallError) as error:
-            await pair.call("Refuse")
-        assert (error.value.name, error.value.text) == (FAILED, "no such session")
-        with pytest.raises(BusCallError) as error:
-            await pair.call("RefuseByName")
-        assert (error.value.name, error.value.text) == (f"{NAME}.Error.Denied", "you may not")
-        with pytest.raises(BusCallError) as error:
-            await pair.call("Set", "ssv", NAME, "Setting", Variant("s", "thanks"))
-        assert (error.value.name, error.value.text) == (FAILED, "no thanks")
-
-
-@pytest.mark.parametrize("member", ["Caller", "CallerLater"])
-@in_loop
-async def test_caller_is_known(private_bus: PrivateBus, member: str) -> None:
-    with ExitStack() as stack:
-        pair = await Pair.connect(stack, private_bus.address)
-        other = stack.enter_context(await Bus.connect(private_bus.address))
-        call = Call(pair.server.unique_name, PATH, NAME, member)
-        answers = await asyncio.gather(pair.call(member), other.call(call), pair.call(member))
-        mine = pair.client.unique_name
-        assert list(answers) == [[mine], [other.unique_name], [mine]]
-
-
-def test_no_caller_outside_of_a_call() -> None:
-    with pytest.raises(LookupError):
-        caller()
-
-
-@pytest.mark.parametrize("member", ["Take", "TakeLater"])
-@in_loop
-async def test_received_descriptor_is_close_on_exec(private_bus: PrivateBus, member: str) -> None:
-    with ExitStack() as stack:
-        pair = await Pair.connect(stack, private_bus.address)
-        read, write = _pipe(stack)
-        await pair.call(member, "h", 0, fds=[write.fileno()])
-        [fd] = pair.service.fds
-        assert not os.get_inheritable(fd)
-        assert os.fstat(fd).st_ino == os.fstat(read.fileno()).st_ino
-        assert stat.S_ISFIFO(os.fstat(fd).st_mode)
-        os.close(fd)
-
-
-UNWANTED: dict[str, tuple[str, str, tuple[object, ...]]] = {
-    "no such method": ("Nothing", "h", (0,)),
-    "a method without one": ("Caller", "", ()),
-    "a wrong signature": ("Take", "hh", (0, 0)),
-    "named wrongly": ("TakeTwo", "hh", (0, 9)),
-}
-
-
-@pytest.mark.parametrize(("member", "signature", "body"), UNWANTED.values(), ids=UNWANTED.keys())
-@in_loop
-async def test_descriptor_that_nobody_takes_is_closed(
-    private_bus: PrivateBus, member: str, signature: str, body: tuple[object, ...]
-) -> None:
-    with ExitStack() as stack:
-        pair = await Pair.connect(stack, private_bus.address)
-        read, write = _pipe(stack)
-        with suppress(BusCallError):
-            await pair.call(member, signature, *body, fds=[write.fileno()])
-        write.close()
-        await pair.call("Caller")  # the loop has turned
-        assert select.select([read], [], [], 5)[0] == [read]
-        assert os.read(read.fileno(), 1) == b""
-
-
-@in_loop
-async def test_descriptor_that_is_named_twice_comes_twice(private_bus: PrivateBus) -> None:
-    with ExitStack() as stack:
-        pair = await Pair.connect(stack, private_bus.address)
-        _read, write = _pipe(stack)
-        await pair.call("TakeTwo", "hh", 0, 0, fds=[write.fileno()])
-        fds = pair.service.fds
-        assert len(set(fds)) == 2
-        for fd in fds:
-            assert not os.get_inheritable(fd)
-            os.close(fd)
 
 
 @in_loop
@@ -448,32 +208,6 @@ async def test_refused_match_rule_ends_the_connection(private_bus: PrivateBus) -
         bus.subscribe(Match(sender="org..bad", interface=NAME, member="X"), lambda _signal: None)
         with pytest.raises(BusError, match="refused a match rule"):
             await bus.wait_closed()
-
-
-@in_loop
-async def test_introspection_is_ours_and_no_signal_has_a_wrong_path(
-    private_bus: PrivateBus,
-) -> None:
-    with ExitStack() as stack:
-        pair = await Pair.connect(stack, private_bus.address)
-        xml = "<node><!-- ours --></node>"
-        pair.server.serve_introspection(PATH, xml)
-        introspect = Call(
-            pair.server.unique_name, PATH, "org.freedesktop.DBus.Introspectable", "Introspect"
-        )
-        assert await pair.client.call(introspect) == [xml]
-        paths: list[str] = []
-        name = pair.server.unique_name
-        for member in ("InterfacesAdded", "InterfacesRemoved"):
-            match = Match(sender=name, interface=MANAGER, member=member)
-            pair.client.subscribe(match, lambda signal: paths.append(signal.path))
-        await pair.call("Caller")
-        pair.server.unexport(PATH)
-        pair.server.export(PATH, Service())
-        pair.server.emit("/org/example", MANAGER, "InterfacesRemoved", "oas", [PATH, [NAME]])
-        await pair.call("Caller")
-        assert paths == ["/org/example"]
-        assert (await pair.client.call(introspect))[0].count("interface name") > 1
 
 
 def test_variants_are_taken_off_at_any_depth() -> None:

@@ -1,0 +1,59 @@
+"""What the objects on the bus ask and order; ``sessiond.control`` does it."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from sessiond.model import Counters, Event, Reason, SeatFacts, Status
+
+
+class Control(Protocol):
+    """The seat, as the bus sees it. What cannot be done raises RequestError."""
+
+    @property
+    def facts(self) -> SeatFacts:
+        """What is known of the seat and the sessions."""
+
+    @property
+    def status(self) -> Status:
+        """What the stream does."""
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether no administrator has paused everything."""
+
+    @property
+    def auto_switch(self) -> str:
+        """What follows the end of the shown session: "off" or "on-session-end"."""
+
+    def counters(self) -> Counters:
+        """Return what was sent so far."""
+
+    def history(self, limit: int) -> Sequence[Event]:
+        """Return the newest changes, the oldest of them first; all for 0."""
+
+    def reason_of(self, session_id: str) -> Reason:
+        """Return why a session is or is not shown, or would be if it were in front."""
+
+    def is_paused_by_admin(self, session_id: str) -> bool:
+        """Whether an administrator has paused this session."""
+
+    def set_enabled(self, *, enabled: bool) -> None:
+        """Pause or resume everything."""
+
+    def set_auto_switch(self, value: str) -> None:
+        """Choose what follows the end of the shown session."""
+
+    def set_streaming(self, session_id: str, *, enabled: bool, by_owner: bool) -> None:
+        """Pause or resume one session."""
+
+    async def activate(self, session_id: str) -> None:
+        """Bring a session to the front, and return when it is there."""
+
+    async def switch_to(self, vt: int) -> None:
+        """Bring a VT to the front, and return when it is there."""
+
+    def restart_agent(self) -> None:
+        """End the shown session's agent, and start another at once."""
+
+    def reload(self) -> None:
+        """Read the configuration again and follow it."""

@@ -1,0 +1,291 @@
+"""What is known of the seat, what was ordered, what is decided from both, and what came of it.
+
+The daemon's memory: facts come in from logind, the VT file and the agents, orders from the bus and
+the configuration; decisions go to the stream, and what the stream does comes back as a status. The
+parts are given to it as plain calls.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Final
+
+from sessiond.config import KEYS, Config
+from sessiond.errors import BusCallError, BusError, RequestError, UsageError
+from sessiond.logind.autoswitch import choose, has_ended
+from sessiond.logind.decide import Policy, decide
+from sessiond.model import Counters, Decision, Event, Reason, SeatFacts, State, Status
+
+log = logging.getLogger(__name__)
+
+HISTORY: Final = 256  # status changes that are remembered
+RECENT: Final = 64  # sessions that were in front
+SWITCH_LIMIT: Final = 5.0  # seconds; a switch takes milliseconds, an X server's end one or two
+_ERROR: Final = "org.spice_space.Sessiond1.Error"
+NO_SUCH_SESSION: Final = f"{_ERROR}.NoSuchSession"
+NOT_SWITCHED: Final = f"{_ERROR}.NotSwitched"
+NOT_RELOADED: Final = f"{_ERROR}.NotReloaded"
+ON_SESSION_END: Final = "on-session-end"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What it calls.
+
+    ``show(decision, facts)`` makes the stream follow; ``configure(config)`` is called for every
+    configuration but the first; ``load()`` reads the configuration anew or raises UsageError.
+    ``activate(session_id)`` and ``switch_to(vt)`` are logind's; ``vt()`` is the VT in front.
+    ``restart_agent`` returns whether there was one to restart. ``on_change(before)`` is called
+    after every change, with the facts that were known before; ``on_news`` when State or Reason
+    changed. ``spawn`` runs a coroutine in a task that somebody owns.
+    """
+
+    show: Callable[[Decision, SeatFacts], None]
+    configure: Callable[[Config], None]
+    load: Callable[[], Config]
+    activate: Callable[[str], Awaitable[None]]
+    switch_to: Callable[[int], Awaitable[None]]
+    restart_agent: Callable[[], bool]
+    counters: Callable[[], Counters]
+    on_change: Callable[[SeatFacts], None]
+    on_news: Callable[[Status], None]
+    vt: Callable[[], int]
+    spawn: Callable[[Coroutine[object, object, None]], object]
+
+
+class SeatControl:
+    """The seat; ``facts`` and ``status`` are what is so now.
+
+    The parts tell it what they know, and are told: so it is made first, and ``attach`` ed to them.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._config = config
+        self._parts: Parts
+        self.facts = SeatFacts(seat=config.text("seat"))
+        self.status = Status(
+            session="", reason=Reason.LOGIND_MISSING, text="The daemon is starting."
+        )
+        self.is_enabled = config.flag("stream.enabled")
+        self.auto_switch = config.text("switch.auto")
+        self._paused: dict[str, Reason] = {}
+        self._recent = deque[str](maxlen=RECENT)  # the latest first
+        self._history = deque[Event](maxlen=HISTORY)
+        self._waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
+        self._switch_timer: asyncio.TimerHandle | None = None
+
+    def attach(self, parts: Parts) -> None:
+        """Call these from now on."""
+        self._parts = parts
+
+    def close(self) -> None:
+        """Order nothing more."""
+        self._cancel_switch()
+
+    # Facts.
+
+    def on_facts(self, facts: SeatFacts) -> None:
+        """Take what logind says."""
+        self._update(replace(facts, proven=self.facts.proven))
+
+    def on_vt(self, _vt: int) -> None:
+        """Take that another VT is in front."""
+        self._update(self.facts)
+
+    def on_proven(self, sessions: frozenset[str]) -> None:
+        """Take which sessions have a display on their VT."""
+        self._update(replace(self.facts, proven=sessions))
+
+    def on_status(self, status: Status) -> None:
+        """Take what the stream does."""
+        before, self.status = self.status, status
+        if status == before:
+            return
+        if (status.session, status.reason) != (before.session, before.reason):
+            self._history.append(Event(time.time(), status))
+            self._parts.on_news(status)
+        self._parts.on_change(self.facts)
+
+    def _update(self, facts: SeatFacts) -> None:
+        before, self.facts = self.facts, facts
+        if facts.has_logind:  # one that restarts knows them all again
+            self._paused = {key: why for key, why in self._paused.items() if key in facts.sessions}
+        if facts.active and facts.active != before.active:
+            if facts.active in self._recent:
+                self._recent.remove(facts.active)
+            self._recent.appendleft(facts.active)
+        self._mind_auto_switch(before)
+        self._decide()
+        self._parts.on_change(before)
+        self._wake()
+
+    def _decide(self) -> None:
+        policy = self._policy()
+        decision = decide(self._in_front(), policy)
+        log.debug("decided: %s", decision)
+        self._parts.show(decision, self.facts)
+
+    def _in_front(self) -> SeatFacts:
+        front = self.facts.sessions.get(self.facts.active)
+        return replace(self.facts, vt=front.vt if front and front.vt else self._parts.vt())
+
+    def _policy(self) -> Policy:
+        return Policy(
+            deny_users=frozenset(self._config.texts("stream.deny_users")),
+            is_enabled=self.is_enabled,
+            paused=MappingProxyType(self._paused),
+        )
+
+    # What is asked.
+
+    def counters(self) -> Counters:
+        """Return what was sent so far."""
+        return self._parts.counters()
+
+    def history(self, limit: int) -> Sequence[Event]:
+        """Return the newest changes, the oldest of them first; all for 0."""
+        events = list(self._history)
+        return events[-limit:] if limit else events
+
+    def reason_of(self, session_id: str) -> Reason:
+        """Return why a session is or is not shown, or would be if it were in front."""
+        is_for_all = self.status.state is State.NO_PORT or not self.is_enabled
+        if is_for_all or session_id == self.facts.active:
+            return self.status.reason
+        decision = decide(replace(self.facts, active=session_id), self._policy())
+        nobody = Reason.OK if self.status.host_codecs else Reason.HOST_NOT_ASKING
+        return decision.reason or nobody
+
+    def is_paused_by_admin(self, session_id: str) -> bool:
+        """Whether an administrator has paused this session."""
+        return self._paused.get(session_id) is Reason.PAUSED_BY_ADMIN
+
+    # Orders.
+
+    def set_enabled(self, *, enabled: bool) -> None:
+        """Pause or resume everything."""
+        log.info("streaming %s", "resumed" if enabled else "paused")
+        self.is_enabled = enabled
+        self._update(self.facts)
+
+    def set_auto_switch(self, value: str) -> None:
+        """Choose what follows the end of the shown session."""
+        log.info("automatic switch: %s", value)
+        self.auto_switch = value
+        self._cancel_switch()
+        self._parts.on_change(self.facts)
+
+    def set_streaming(self, session_id: str, *, enabled: bool, by_owner: bool) -> None:
+        """Pause or resume one session."""
+        if session_id not in self.facts.sessions:
+            raise RequestError(NO_SUCH_SESSION, f"session {session_id} has ended")
+        by = Reason.PAUSED_BY_USER if by_owner else Reason.PAUSED_BY_ADMIN
+        log.info("session %s: %s", session_id, "resumed" if enabled else by)
+        self._paused.pop(session_id, None)
+        if not enabled:
+            self._paused[session_id] = by
+        self._update(self.facts)
+
+    def restart_agent(self) -> None:
+        """End the shown session's agent, and start another at once."""
+        if not self._parts.restart_agent():
+            raise RequestError(NO_SUCH_SESSION, f"no session is to be shown: {self.status.text}")
+
+    async def activate(self, session_id: str) -> None:
+        """Bring a session to the front, and return when it is there."""
+        what = f"session {session_id}"
+        await self._switch(what, self._parts.activate(session_id), lambda: (
+            self.facts.active == session_id))  # fmt: skip
+
+    async def switch_to(self, vt: int) -> None:
+        """Bring a VT to the front, and return when it is there."""
+        await self._switch(f"VT {vt}", self._parts.switch_to(vt), lambda: (
+            self._in_front().vt == vt))  # fmt: skip
+
+    async def _switch(
+        self, what: str, order: Awaitable[None], is_there: Callable[[], bool]
+    ) -> None:
+        try:
+            async with asyncio.timeout(SWITCH_LIMIT):
+                await order
+                await self._until(is_there)
+        except TimeoutError:
+            text = f"{what} did not come to the front within {SWITCH_LIMIT:g} s"
+            raise RequestError(NOT_SWITCHED, text) from None
+        except (BusCallError, BusError) as error:
+            raise RequestError(NOT_SWITCHED, f"logind refused {what}: {error}") from None
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        if condition():
+            return
+        waiting = (condition, self._loop.create_future())
+        self._waiting.append(waiting)
+        try:
+            await waiting[1]
+        finally:
+            self._waiting.remove(waiting)
+
+    def _wake(self) -> None:
+        for condition, future in self._waiting:
+            if condition() and not future.done():
+                future.set_result(None)
+
+    # The configuration.
+
+    def reload(self) -> None:
+        """Read the configuration again and follow it."""
+        try:
+            new = self._parts.load()
+        except UsageError as error:
+            raise RequestError(NOT_RELOADED, str(error)) from None
+        differing = self._config.differing(new)
+        fixed = sorted(key for key in differing if not KEYS[key].is_live)
+        kept = {key: self._config.values[key] for key in fixed}
+        self._config = replace(new, values={**new.values, **kept})
+        if "stream.enabled" in differing:
+            self.is_enabled = new.flag("stream.enabled")
+        if "switch.auto" in differing:
+            self.auto_switch = new.text("switch.auto")
+            self._cancel_switch()
+        log.info("reloaded; new: %s", ", ".join(sorted(differing - set(fixed))) or "nothing")
+        self._parts.configure(self._config)
+        self._update(self.facts)
+        if fixed:
+            text = f"needs a restart: {', '.join(fixed)}; all else is in force"
+            raise RequestError(NOT_RELOADED, text)
+
+    # After the end of the shown session.
+
+    def _mind_auto_switch(self, before: SeatFacts) -> None:
+        if self._switch_timer and self.facts.active not in {"", before.active}:
+            log.info("no automatic switch: session %s is in front", self.facts.active)
+            self._cancel_switch()
+        is_wanted = self.auto_switch == ON_SESSION_END and not self._switch_timer
+        if is_wanted and has_ended(before, self.facts):
+            delay = self._config.seconds("switch.delay")
+            self._switch_timer = self._loop.call_later(delay, self._switch_now)
+
+    def _cancel_switch(self) -> None:
+        if self._switch_timer:
+            self._switch_timer.cancel()
+            self._switch_timer = None
+
+    def _switch_now(self) -> None:
+        self._switch_timer = None
+        chosen = choose(self.facts, self._recent)
+        if not chosen:
+            log.info("the shown session has ended, and there is no other to switch to")
+            return
+        log.info("the shown session has ended: switching to session %s", chosen)
+        self._parts.spawn(self._try_activate(chosen))
+
+    async def _try_activate(self, session_id: str) -> None:
+        try:
+            await self.activate(session_id)
+        except RequestError as error:
+            log.warning("the automatic switch failed: %s", error)
