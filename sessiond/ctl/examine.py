@@ -1,0 +1,71 @@
+"""Looks for what ``doctor`` judges: on the bus, in the configuration and in the file system."""
+
+import os
+import shutil
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from sessiond.config import load
+from sessiond.ctl.client import READ_LIMIT, Client, driver, owner_of
+from sessiond.ctl.doctor import Findings, doctor_page
+from sessiond.ctl.view import Page
+from sessiond.errors import BusCallError, BusError, UsageError
+from sessiond.transport.bus import Bus
+
+_LOGIND: Final = "org.freedesktop.login1"
+_POLKIT: Final = "org.freedesktop.PolicyKit1"
+_AGENTS_PATH: Final = "/usr/local/bin:/usr/bin:/bin"  # PATH of what the daemon starts
+
+
+async def doctor(options: Namespace) -> Page:
+    """Look at everything, and return the page. Nothing that is missing raises."""
+    found = replace(_look_around(options.config), name=options.name)
+    try:
+        with await Bus.connect(options.bus) as bus:
+            found = replace(found, **await _look_on(bus))
+            owner = await owner_of(bus, options.name)
+            if owner:
+                found = replace(found, **await _look_at(Client(bus, owner)))
+    except BusError as error:
+        found = replace(found, bus_error=str(error))
+    return doctor_page(found)
+
+
+def _look_around(config: Path | None) -> Findings:
+    """Return what the configuration names, and whether it is there."""
+    try:
+        settings = load([] if config is None else ["--config", str(config)])
+    except UsageError as error:
+        return Findings(name="", config_error=str(error))
+    port, agent = settings.text("stream.port"), next(iter(settings.texts("stream.agent")), "")
+    return Findings(
+        name="",
+        port=port,
+        has_port=os.path.exists(port),
+        agent=agent,
+        agent_path=shutil.which(agent, path=_AGENTS_PATH) or "",
+    )
+
+
+async def _look_on(bus: Bus) -> dict[str, Any]:
+    [activatable] = await bus.call(driver("ListActivatableNames"), limit=READ_LIMIT)
+    return {
+        "has_logind": bool(await owner_of(bus, _LOGIND)),
+        "has_polkit": _POLKIT in activatable or bool(await owner_of(bus, _POLKIT)),
+    }
+
+
+async def _look_at(client: Client) -> dict[str, Any]:
+    """Return what the daemon says; one that hangs is a finding too."""
+    found: dict[str, Any] = {}
+    try:
+        call = driver("GetConnectionUnixProcessID", client.owner)
+        [found["pid"]] = await client.bus.call(call, limit=READ_LIMIT)
+        found["manager"] = manager = await client.manager()
+        _, front = manager.get("ActiveSession") or ("", "/")
+        found["front"] = (await client.sessions()).get(front)
+    except BusCallError as error:
+        found["daemon_error"] = str(error)
+    return found

@@ -1,0 +1,119 @@
+"""The command line of ``spice-sessionctl``; the manual page is held against it."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from sessiond import __version__
+from sessiond.ctl.client import NAME
+from sessiond.ctl.screen import AUTO, FORMATS
+from sessiond.errors import UsageError
+
+LAST_VT: Final = 63  # linux/vt.h, MAX_NR_CONSOLES
+SHELLS: Final = ("bash", "zsh", "fish")
+AUTO_SWITCH: Final = ("off", "on-session-end")
+EVENTS: Final = 20  # a screen of history
+_DEFAULTS: Final = {
+    "command": "status",
+    "bus": "system",
+    "name": NAME,
+    "json": "off",
+    "no_ask_password": False,
+}
+
+Completer = Callable[..., list[str]]
+"""Called by argcomplete with the keywords prefix, action, parser and parsed_args."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports a wrong command line as UsageError, in one line, instead of ending the process."""
+
+    def __init__(self, **how: Any) -> None:  # noqa: ANN401 (the base's own)
+        super().__init__(allow_abbrev=False, **how)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError."""
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Return the options, ``command`` among them. Raises UsageError."""
+    return build_parser().parse_args(argv, argparse.Namespace(**_DEFAULTS))
+
+
+def build_parser(complete_sessions: Completer | None = None) -> Parser:
+    """Return the parser; ``complete_sessions`` offers the ids of sessions to a shell."""
+    common = _common()
+    parser = Parser(
+        prog="spice-sessionctl", parents=[common],
+        description="Shows and controls spice-sessiond, which streams the screen of whoever is at "
+        "the seat to the SPICE host. Without a command: status.",
+    )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+
+    def add(name: str, text: str) -> Parser:
+        return commands.add_parser(name, help=text, description=text, parents=[common])
+
+    def add_session(to: Parser, *names: str, **how: Any) -> None:  # noqa: ANN401
+        action = to.add_argument(*names, metavar="SESSION", **how)
+        action.completer = complete_sessions  # type: ignore[attr-defined]
+
+    add("status", "show what is streamed, and why or why not")
+    add("list", "list the sessions")
+    add_session(add("show", "show one session"), "session")
+    add_session(add("activate", "bring a session to the front"), "session")
+    add("switch", "bring a virtual terminal to the front").add_argument(
+        "vt", type=_vt, metavar="VT", help=f"from 1 to {LAST_VT}"
+    )
+    for name, text in (("pause", "pause the stream"), ("resume", "resume the stream")):
+        help_text = "that of one session only, as its user may"
+        add_session(add(name, text), "--session", default="", help=help_text)
+    add("restart-agent", "end the shown session's agent and start a new one")
+    add("history", "show what was decided, and why").add_argument(
+        "-n", "--lines", type=_count, default=EVENTS, metavar="N",
+        help=f"how many changes; 0 for all that are kept (default: {EVENTS})",
+    )  # fmt: skip
+    add("monitor", "print what happens, as it happens")
+    add("set-auto-switch", "choose what follows the end of the shown session").add_argument(
+        "value", choices=AUTO_SWITCH
+    )
+    add("reload", "let the daemon read its configuration again")
+    add("doctor", "find what keeps the picture away").add_argument(
+        "--config", type=Path, metavar="FILE", help="the daemon's, if it has one of its own"
+    )
+    add("completion", "print a shell's completion script").add_argument("shell", choices=SHELLS)
+    return parser
+
+
+def _common() -> Parser:
+    """Return the options that may stand before and behind a command."""
+    common = Parser(add_help=False, argument_default=argparse.SUPPRESS)
+    common.add_argument("--bus", metavar="ADDRESS", help='"system" (default) or a D-Bus address')
+    common.add_argument("--name", help=f"the daemon's name on it (default: {NAME})")
+    common.add_argument(
+        "--no-ask-password", action="store_true", help="fail where a password would be asked for"
+    )
+    common.add_argument(
+        "--json", choices=FORMATS, metavar="MODE", help=f"print JSON: {', '.join(FORMATS)}"
+    )
+    common.add_argument(
+        "-j", dest="json", action="store_const", const=AUTO,
+        help="--json=pretty on a terminal, else --json=short",
+    )  # fmt: skip
+    return common
+
+
+def _vt(text: str) -> int:
+    return _number(text, 1, LAST_VT)
+
+
+def _count(text: str) -> int:
+    return _number(text, 0, (1 << 32) - 1)
+
+
+def _number(text: str, low: int, high: int) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 10 and low <= int(text) <= high):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low} to {high}")
+    return int(text)

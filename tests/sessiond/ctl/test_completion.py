@@ -1,0 +1,58 @@
+"""Shell completion: scripts that parse, and ids that never get in the way."""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sessiond.ctl.__main__ import main
+from sessiond.ctl.completion import session_ids
+from tests.fixtures.bus import PrivateBus
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_script(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert "spice-sessionctl" in script
+    if shell != "fish":
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("spice-sessionctl re", {"resume", "restart-agent", "reload"}),
+        ("spice-sessionctl set-auto-switch o", {"off", "on-session-end"}),
+        ("spice-sessionctl --json p", {"pretty"}),
+        ("spice-sessionctl show --bus unix:path=/nowhere ", set()),
+    ],
+)
+def test_offers(typed: str, offered: set[str], tmp_path: Path) -> None:
+    assert _offers(typed, tmp_path) == offered
+
+
+def test_ids_of_a_bus_without_a_daemon_are_none() -> None:
+    with PrivateBus() as bus:
+        assert session_ids(parsed_args=argparse.Namespace(bus=bus.address)) == []
+    assert session_ids(parsed_args=argparse.Namespace(bus=bus.address)) == []
+
+
+def _offers(typed: str, tmp_path: Path) -> set[str]:
+    """Ask as the shells' scripts do."""
+    answer = tmp_path / "answer"
+    asked = {
+        "_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": "\v", "_ARGCOMPLETE_STDOUT_FILENAME": str(answer),
+        "COMP_LINE": typed, "COMP_POINT": str(len(typed)), "COMP_TYPE": "9",
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "sessiond.ctl"],
+        cwd=ROOT, env={**os.environ, **asked}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stderr == ""
+    return {offer.strip() for offer in answer.read_text().split("\v")} - {""}

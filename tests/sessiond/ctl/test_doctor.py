@@ -1,0 +1,166 @@
+"""The doctor's judgement: each finding, and what is said to do."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sessiond.ctl.commands import run
+from sessiond.ctl.doctor import CHECKS, FAIL, OK, SKIP, Findings, doctor_page
+from sessiond.ctl.outcome import Exit
+from sessiond.ctl.parser import parse
+from sessiond.ctl.screen import Screen
+from sessiond.ctl.view import Page
+from sessiond.model import Reason
+from tests.fixtures.bus import PrivateBus
+from tests.fixtures.loop import in_loop
+from tests.sessiond.ctl.told import BOB, ESCAPE, MANAGER
+
+WELL = Findings(
+    name="org.spice_space.Sessiond1", pid=4711, manager=MANAGER, front=BOB, has_logind=True,
+    has_polkit=True, port="/dev/port", has_port=True, agent="spice-session-agent",
+    agent_path="/usr/bin/spice-session-agent",
+)  # fmt: skip
+DEAD = replace(WELL, pid=0, manager=None, front=None)
+
+ALL_WELL = """\
+ok configuration can be read
+ok bus name      pid 4711 owns org.spice_space.Sessiond1, version 0.1.0
+ok logind        is on the bus
+ok polkit        is on the bus, or is started when it is asked
+ok port          the daemon has no complaint about it
+ok pause         nobody has paused the stream
+ok host          a client asks for a stream, and decodes mjpeg, vp8
+ok display       session c2, bob, x11 user, VT 8: :1, found by logind
+ok encoder       sends mjpeg, 1920x1080
+"""
+NOT_RUNNING = """\
+ok   configuration can be read
+fail bus name      nobody owns org.spice_space.Sessiond1: spice-sessiond is not running; \
+start it with: systemctl start spice-sessiond
+ok   logind        is on the bus
+ok   polkit        is on the bus, or is started when it is asked
+ok   port          /dev/port is there
+skip pause         not known while the daemon does not answer
+skip host          not known while the daemon does not answer
+skip display       not known while the daemon does not answer
+ok   encoder       /usr/bin/spice-session-agent is there; nothing is being encoded
+"""
+
+
+def told(reason: str, **properties: Any) -> Findings:  # noqa: ANN401
+    """Return findings of a daemon that gives this reason, and whose stream does not flow."""
+    values = {
+        "State": str(Reason(reason).state), "Reason": reason, "ReasonText": "So it is.",
+        "Codec": "", "HostAsking": True,
+    }  # fmt: skip
+    return replace(WELL, manager=MANAGER | values | properties, front=BOB | {"EnvSource": ""})
+
+
+def test_all_is_well(capsys: pytest.CaptureFixture[str]) -> None:
+    page = doctor_page(WELL)
+    Screen().show(page)
+    assert capsys.readouterr().out == ALL_WELL
+    assert page.status == Exit.OK
+
+
+def test_the_daemon_does_not_run(capsys: pytest.CaptureFixture[str]) -> None:
+    page = doctor_page(DEAD)
+    Screen().show(page)
+    assert capsys.readouterr().out == NOT_RUNNING
+    assert page.status == Exit.FAILED
+
+
+@pytest.mark.parametrize(
+    ("found", "check", "result", "words"),
+    [
+        (replace(DEAD, bus_error="no bus"), "bus name", FAIL, "systemctl start dbus"),
+        (replace(DEAD, bus_error="no bus"), "logind", SKIP, "message bus"),
+        (replace(DEAD, bus_error="no bus"), "polkit", SKIP, "message bus"),
+        (replace(WELL, daemon_error="mute"), "bus name", FAIL, "mute. Look into its log"),
+        (replace(DEAD, config_error="a.toml:1: x"), "configuration", FAIL, "a.toml:1: x"),
+        (replace(DEAD, config_error="a.toml:1: x"), "port", SKIP, "configuration"),
+        (replace(DEAD, config_error="a.toml:1: x"), "encoder", SKIP, "configuration"),
+        (replace(DEAD, has_port=False), "port", FAIL, "spiceport"),
+        (replace(DEAD, agent_path=""), "encoder", FAIL, "stream.agent"),
+        (replace(WELL, has_logind=False), "logind", FAIL, "systemctl start systemd-logind"),
+        (replace(WELL, has_polkit=False), "polkit", FAIL, "polkitd"),
+        (told("logind-missing"), "logind", FAIL, "So it is."),
+        (told("port-missing", HostAsking=False), "port", FAIL, "So it is. Give the VM"),
+        (told("port-missing", HostAsking=False), "host", SKIP, "port is closed"),
+        (told("port-busy"), "port", FAIL, "spice-streaming-agent"),
+        (told("paused-by-admin"), "pause", FAIL, "So it is."),
+        (told("paused-by-admin"), "port", OK, "no complaint"),
+        (told("paused-by-admin", HostAsking=False), "port", OK, "/dev/port"),
+        (told("paused-by-user"), "pause", FAIL, "resume --session"),
+        (told("paused-by-user"), "display", SKIP, "not looked for: paused (paused-by-user)"),
+        (told("host-not-asking", HostAsking=False), "host", FAIL, "Connect a viewer"),
+        (told("host-refused"), "host", FAIL, "So it is."),
+        (told("host-stalled"), "host", FAIL, "line to it"),
+        (told("text-console"), "display", FAIL, "So it is."),
+        (told("no-display-found"), "display", FAIL, "X server running"),
+        (told("agent-starting"), "display", SKIP, "starting"),
+        (told("encoder-failed"), "encoder", FAIL, "So it is. Install an encoder"),
+        (told("encoder-failed"), "display", SKIP, "back-off"),
+        (told("agent-starting", HostCodecs=["h264"]), "encoder", FAIL, "decodes h264"),
+        (told("agent-starting"), "encoder", OK, "the agent runs"),
+        (told("text-console", AgentPID=0), "encoder", OK, "/usr/bin/spice-session-agent"),
+    ],
+)  # fmt: skip
+def test_check(found: Findings, check: str, result: str, words: str) -> None:
+    answer, text = CHECKS[check](found)
+    assert (answer, words in text) == (result, True), text
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_every_reason_but_ok_is_somebodys_failure_or_a_beginning(reason: Reason) -> None:
+    failed = [name for name, check in CHECKS.items() if check(told(reason))[0] == FAIL]
+    begins = reason in {Reason.OK, Reason.AGENT_STARTING, Reason.HOST_NOT_ASKING}
+    assert bool(failed) != begins
+
+
+def test_nothing_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    manager = {n: ESCAPE if isinstance(v, str) else v for n, v in MANAGER.items()}
+    found = replace(WELL, manager=manager, name=ESCAPE, agent=ESCAPE, port=ESCAPE)
+    for one in (found, replace(DEAD, bus_error=ESCAPE, config_error=ESCAPE, name=ESCAPE)):
+        Screen().show(doctor_page(one))
+    assert "\x1b" not in capsys.readouterr().out
+
+
+async def examine(*argv: str) -> dict[str, tuple[str, str]]:
+    page = await run(parse(["doctor", *argv]), _unused)
+    assert page
+    assert isinstance(page.document, list)
+    return {line["Check"]: (line["Result"], line["Text"]) for line in page.document}
+
+
+def _unused(_page: Page) -> None:
+    raise AssertionError("a doctor speaks once")
+
+
+@in_loop
+async def test_no_bus_at_all(tmp_path: Path) -> None:
+    found = await examine(f"--bus=unix:path={tmp_path}/bus")
+    assert found["bus name"][0] == FAIL
+    assert "No such file" in found["bus name"][1]
+
+
+@in_loop
+async def test_a_bus_without_anybody(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(f'[stream]\nport = "{config}"\nagent = ["/bin/true"]\n')
+    with PrivateBus() as bus:
+        found = await examine(f"--bus={bus.address}", f"--config={config}")
+    assert found["bus name"][0] == found["logind"][0] == found["polkit"][0] == FAIL
+    assert found["port"] == (OK, f"{config} is there")
+    assert found["encoder"] == (OK, "/bin/true is there; nothing is being encoded")
+
+
+@in_loop
+async def test_a_wrong_configuration(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("stream.prot = 1\n")
+    found = await examine(f"--bus=unix:path={tmp_path}/bus", f"--config={config}")
+    assert found["configuration"][0] == FAIL
+    assert f"{config}:1: stream.prot" in found["configuration"][1]

@@ -1,0 +1,175 @@
+"""What the reading commands print, to the letter: status, list, show, history."""
+
+import json
+
+import pytest
+
+from sessiond.ctl.screen import Screen, to_json
+from sessiond.ctl.sessions import history_page, list_page, show_page
+from sessiond.ctl.status import status_page
+from sessiond.ctl.view import Page
+from tests.sessiond.ctl.told import ALICE, BOB, ESCAPE, MANAGER, NOW, SESSIONS
+
+pytestmark = pytest.mark.usefixtures("_utc")
+
+STATUS = """\
+       Seat: seat0
+      State: streaming (ok)
+        Why: Session c2 is shown.
+   In front: session c2, bob, x11 user, VT 8
+      Shown: session c2, display :1 (found by logind)
+       Host: asking; decodes mjpeg, vp8
+     Stream: mjpeg, 1920x1080, 25.0 frames/s
+       Sent: 64 frames, 33.1 kB
+      Agent: pid 4711; ended unexpectedly 2 times
+ Next retry: none
+Auto switch: off
+    Version: 0.1.0
+"""
+TROUBLE = """\
+       Seat: seat0
+      State: back-off (agent-crashed)
+        Why: Session c2's agent has crashed.
+   In front: session c2, bob, x11 user, VT 8
+      Shown: no session
+       Host: not asking
+     Stream: none
+       Sent: 1 frame, 999 bytes
+      Agent: none; ended unexpectedly once
+ Next retry: in 4 s, at 2026-09-21 14:13:24
+Auto switch: off
+    Version: 0.1.0
+"""
+LIST = """\
+SESSION  USER   CLASS  TYPE  VT  DISPLAY  FRONT  SHOWN  REASON
+     10  alice  user   x11    7  :0       no     no     paused-by-user
+     c2  bob    user   x11    8  :1       yes    yes    ok
+2 sessions.
+"""
+SHOW = """\
+  Session: 10
+     User: alice (uid 1000)
+    Class: user
+     Type: x11
+       VT: 7
+      TTY: -
+  Display: :0
+ Found by: -
+  Desktop: xfce
+   Remote: no
+ In front: no
+   Locked: yes
+    Shown: no
+   Reason: paused-by-user
+In logind: /org/freedesktop/login1/session/_310
+"""
+HISTORY = """\
+TIME                 SESSION  STATE (REASON)                  WHY
+2026-09-21 14:13:20  -        no-session (no-active-session)  No session is active on seat0.
+2026-09-21 14:13:22  c2       streaming (ok)                  Session c2 is shown.
+"""
+EVENTS = [
+    [
+        1_790_000_000_000_000,
+        "",
+        "no-session",
+        "no-active-session",
+        "No session is active on seat0.",
+    ],
+    [1_790_000_002_500_000, "c2", "streaming", "ok", "Session c2 is shown."],
+]
+
+
+def printed(page: Page, capsys: pytest.CaptureFixture[str], mode: str = "off") -> str:
+    Screen(mode).show(page)
+    return capsys.readouterr().out
+
+
+def test_status(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(status_page(MANAGER, SESSIONS, NOW), capsys) == STATUS
+
+
+def test_status_in_trouble(capsys: pytest.CaptureFixture[str]) -> None:
+    manager = MANAGER | {
+        "State": "back-off", "Reason": "agent-crashed", "HostAsking": False, "Codec": "",
+        "ReasonText": "Session c2's agent has crashed.", "AgentPID": 0, "AgentRestarts": 1,
+        "NextRetryUSec": int((NOW + 4) * 1e6), "FramesSent": 1, "BytesSent": 999,
+    }  # fmt: skip
+    sessions = {path: it | {"Shown": False} for path, it in SESSIONS.items()}
+    assert printed(status_page(manager, sessions, NOW), capsys) == TROUBLE
+
+
+def test_status_of_an_empty_seat(capsys: pytest.CaptureFixture[str]) -> None:
+    page = status_page(MANAGER | {"ActiveSession": ["", "/"]}, {}, NOW)
+    text = printed(page, capsys)
+    assert "   In front: no session\n      Shown: no session\n" in text
+    assert json.loads(to_json(page.document))["Session"] is None
+
+
+def test_status_as_json_has_the_properties_by_their_names() -> None:
+    page = status_page(MANAGER, SESSIONS, NOW)
+    assert json.loads(to_json(page.document)) == MANAGER | {"Session": BOB}
+
+
+def test_list(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(list_page(SESSIONS), capsys) == LIST
+
+
+def test_list_of_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(list_page({}), capsys) == "0 sessions.\n"
+    assert printed(list_page({}), capsys, "short") == "[]\n"
+
+
+def test_list_as_json_is_in_the_order_of_the_ids() -> None:
+    more = {f"/{name}": ALICE | {"Id": name} for name in ("c10", "2", "c2", "9", "10")}
+    found = [session["Id"] for session in json.loads(to_json(list_page(more).document))]
+    assert found == ["2", "9", "10", "c2", "c10"]
+    assert json.loads(to_json(list_page(SESSIONS).document)) == [ALICE, BOB]
+
+
+def test_show(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(show_page(ALICE), capsys) == SHOW
+    assert json.loads(printed(show_page(ALICE), capsys, "short")) == ALICE
+
+
+def test_history(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(history_page(EVENTS), capsys) == HISTORY
+    assert printed(history_page([]), capsys) == "Nothing has changed yet.\n"
+
+
+def test_history_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    [_, last] = json.loads(printed(history_page(EVENTS), capsys, "short"))
+    assert last == {
+        "Time": 1_790_000_002_500_000, "Session": "c2", "State": "streaming", "Reason": "ok",
+        "ReasonText": "Session c2 is shown.",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["off", "short", "pretty"])
+def test_nothing_that_is_told_steers_the_terminal(
+    mode: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evil = {name: f"{ESCAPE}\n\x7f\u202e" if isinstance(v, str) else v for name, v in BOB.items()}
+    manager = {n: ESCAPE if isinstance(v, str) else v for n, v in MANAGER.items()}
+    manager["HostCodecs"] = [ESCAPE]
+    evil["User"] = [1, ESCAPE]
+    pages = [
+        status_page(manager, {MANAGER["ActiveSession"][1]: evil}, NOW),
+        list_page({"/": evil}),
+        show_page(evil),
+        history_page([[1, *[ESCAPE] * 4]]),
+    ]
+    for page in pages:
+        text = printed(page, capsys, mode)
+        assert all(char.isprintable() or char == "\n" for char in text)
+        assert "red" in text
+
+
+def test_markup_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "[red]x[/]" in printed(show_page(ALICE | {"User": [1, "[red]x[/]"]}), capsys)
+
+
+def test_another_versions_properties_are_shown_as_far_as_they_go() -> None:
+    assert status_page({"Seat": "seat0"}, {}, NOW).table
+    assert list_page({"/": {}}).table
+    assert show_page({"Id": "1", "New": "?"}).table

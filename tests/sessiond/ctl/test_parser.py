@@ -1,0 +1,80 @@
+"""The command line: what is understood, what is refused, and how."""
+
+import argparse
+
+import pytest
+
+from sessiond import __version__
+from sessiond.ctl.__main__ import main
+from sessiond.ctl.commands import ORDERS, READERS
+from sessiond.ctl.outcome import Exit
+from sessiond.ctl.parser import build_parser, parse
+from sessiond.errors import UsageError
+
+
+def test_defaults() -> None:
+    assert vars(parse([])) == {
+        "command": "status", "bus": "system", "name": "org.spice_space.Sessiond1", "json": "off",
+        "no_ask_password": False,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("argv", [["--json=short", "list"], ["list", "--json=short"],
+                                  ["list", "--json", "short"]])  # fmt: skip
+def test_common_options_stand_on_either_side(argv: list[str]) -> None:
+    options = parse(["--bus=unix:path=/a", *argv, "--no-ask-password"])
+    assert (options.bus, options.json, options.command) == ("unix:path=/a", "short", "list")
+    assert options.no_ask_password
+
+
+def test_the_one_behind_the_command_wins() -> None:
+    assert parse(["--json=short", "list", "--json=pretty"]).json == "pretty"
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [
+        ("fly", "invalid choice"),
+        ("--json=yes status", "--json"),
+        ("--js=short status", "--js"),
+        ("show", "SESSION"),
+        ("activate 1 2", "2"),
+        ("switch 0", "'0' is not a number from 1 to 63"),
+        ("switch 64", "'64'"),
+        ("switch ²", "'²'"),
+        ("history -n x", "'x'"),
+        ("history -n 4294967296", "4294967296"),
+        ("set-auto-switch on", "on-session-end"),
+        ("completion tcsh", "tcsh"),
+        ("pause 1", "1"),
+    ],
+)
+def test_wrong_usage_is_one_line(line: str, wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(line.split()) == Exit.USAGE
+    [said] = capsys.readouterr().err.splitlines()
+    assert said.startswith("spice-sessionctl: ")
+    assert wrong in said
+    assert "--help" in said
+
+
+def test_a_wrong_argument_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["\x1b[31m"]) == Exit.USAGE
+    assert "\x1b" not in capsys.readouterr().err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"spice-sessionctl {__version__}\n"
+
+
+def test_every_command_does_something() -> None:
+    [commands] = [a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    elsewhere = {"monitor", "doctor", "completion"}
+    assert set(commands.choices) == {*READERS, *ORDERS, *elsewhere}
+
+
+def test_no_abbreviations() -> None:
+    with pytest.raises(UsageError):
+        parse(["pause", "--sess", "1"])
