@@ -3,10 +3,10 @@
     python -m tests.bench [--short] [--seconds S] [--json FILE] [--agent COMMAND]
 
 On a private Xvfb each load is run alone, under the floor program and under the agent, in turn,
-several times; the table shows medians.  A millisecond is one of CPU, user + system.  Last comes the
-daemon with agents of its own (`tests.bench.daemon`).  Needs Xvfb, a C compiler and the headers that
-the Makefile names.  Exits with 0 when everything ran, whatever the
-numbers are.
+several times; the table shows medians.  A millisecond is one of CPU, user + system.  Then comes the
+daemon with agents of its own (`tests.bench.daemon`), and last its answers on a bus beside those of
+a real logind (`tests.bench.bus`), where a container can run.  Needs Xvfb, a C compiler and the
+headers that the Makefile names.  Exits with 0 when everything ran, whatever the numbers are.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.bench import bus
 from tests.bench.daemon import DaemonPlan, DaemonResult, run_daemon, show_daemon
 from tests.bench.measure import (
     HERE,
@@ -40,7 +41,7 @@ from tests.bench.measure import (
 from tests.fixtures.processes import FixtureError
 
 MOVING = ("video", "desktop", "typing")
-LOADS = (*MOVING, "static", "daemon")
+LOADS = (*MOVING, "static", "daemon", "bus")
 WARM_UP = 0.7  # seconds from an agent's first frame to the first that counts
 SLOW_FPS = 10.0  # for the age of a frame: each arrives before the next is drawn
 
@@ -58,6 +59,7 @@ class Plan:
     size: tuple[int, int]
     command: tuple[str, ...]  # empty: the floor only
     daemon: DaemonPlan
+    questions: int  # of each kind to the daemon and to logind
 
 
 @dataclasses.dataclass(slots=True)
@@ -364,6 +366,7 @@ def read_plan(argv: list[str]) -> tuple[Plan, Path | None]:
             seconds=4.0 if options.short else 10.0,
             idle_seconds=10.0 if options.short else 60.0,
         ),
+        questions=1000 if options.short else 5000,
     )
     return plan, options.json
 
@@ -388,6 +391,13 @@ def run(plan: Plan) -> tuple[list[Moving], list[Static], list[DaemonResult]]:
     return moving, static, daemon
 
 
+def run_bus(plan: Plan) -> str:
+    """Ask the daemon and a real logind the same, where there can be one."""
+    if lacks := bus.missing():
+        return f"questions: not measured, for it needs {'; '.join(lacks)}"
+    return bus.table(bus.measure(plan.questions))
+
+
 def main() -> int:
     """Run the plan of the command line, print, and write the numbers down."""
     plan, json_path = read_plan(sys.argv[1:])
@@ -401,6 +411,8 @@ def main() -> int:
         parts += [show_agent(moving), "\n".join(map(show_notes, moving))]
     parts += map(show_static, static)
     parts += map(show_daemon, daemon)
+    if plan.command and "bus" in plan.loads:
+        parts.append(run_bus(plan))
     sys.stdout.write("\n\n".join(parts) + "\n")
     if json_path is not None:
         results: list[Moving | Static | DaemonResult] = [*moving, *static, *daemon]

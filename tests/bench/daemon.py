@@ -11,13 +11,14 @@ import dataclasses
 import json
 import os
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from tests.bench.measure import Load, Peer, cpu_ns, family, status_fields, x_server
+from tests.bench.measure import BenchError, Load, Peer, cpu_ns, family, status_fields, x_server
 from tests.fixtures.bus import PrivateBus
 from tests.fixtures.child import Child
 from tests.fixtures.daemon import Login1Process
@@ -49,6 +50,7 @@ fresh     behind 10 Mbit/s, a real server and a real client: age of a picture wh
           rest of its way, through server and kernel, the guest does not see: one frame queued, one
           under way, and a send buffer, here of 64 KiB (see tests/fixtures/newest.py)"""
 
+ASKED: Final = 1000  # questions a second
 SETTLE: Final = 2.0  # seconds until a start has left no trace
 REST: Final = 0.1  # seconds between two switches
 SEND_BUFFER: Final = 64 << 10  # bytes
@@ -87,6 +89,7 @@ class DaemonResult:
     relay_ms: float
     relayed: int  # frames
     relay_seconds: float
+    asked: int  # frames in as long, while questions were asked
     frame_bytes: float
     idle_seconds: float
     idle_daemon: int  # wake-ups
@@ -122,9 +125,10 @@ class QuietDaemon(Child):
 class Seat:
     """A daemon and its login1; sessions are its own user's."""
 
-    def __init__(self, daemon: QuietDaemon, login1: Login1Process) -> None:
+    def __init__(self, daemon: QuietDaemon, login1: Login1Process, address: str) -> None:
         self.daemon = daemon
         self.login1 = login1
+        self.address = address
 
     def add(self, name: str, display: str, *, vt: int, front: bool) -> None:
         """Log in."""
@@ -145,7 +149,7 @@ def seat(port: Path, plan: DaemonPlan) -> Iterator[Seat]:
         QuietDaemon(bus, port, plan.command, plan.fps) as daemon,
     ):
         daemon.wait_line("is open")
-        yield Seat(daemon, login1)
+        yield Seat(daemon, login1, bus.address)
 
 
 # ---------------------------------------------------------------- measuring
@@ -227,6 +231,23 @@ def run_relay(peer: Peer, place: Seat, seconds: float) -> tuple[float, int, floa
     return used / 1e6 / max(1, frames), frames, statistics.mean(tally["sizes"] or [0])
 
 
+def run_asked(peer: Peer, place: Seat, seconds: float) -> int:
+    """Return how many frames come while somebody asks ASKED questions a second."""
+    count = int(ASKED * seconds)
+    asker = subprocess.Popen(
+        [sys.executable, "-m", "tests.fixtures.asker", place.address, str(count)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    peer.ask("mark")
+    time.sleep(seconds)
+    frames = peer.ask("mark")["frames"]
+    answered, _ = asker.communicate(timeout=60)
+    if int(answered) != count:
+        raise BenchError(f"{answered} of {count} questions were answered")
+    return int(frames)
+
+
 def run_fresh(plan: DaemonPlan, size: tuple[int, int], noise: float) -> Freshness:
     """Measure the age of pictures behind the slow line."""
     with contextlib.ExitStack() as stack:
@@ -263,10 +284,12 @@ def run_daemon(plan: DaemonPlan, directory: Path) -> DaemonResult:
             idle = run_idle(place, plan.idle_seconds)
         with Load("desktop", displays[0], plan.fps, directory / "screen-0"):
             relay_ms, relayed, size = run_relay(peer, place, plan.seconds)
+            asked = run_asked(peer, place, plan.seconds)
         daemon, agent = held(place.daemon.pid), max(map(held, place.agents()), key=_peak)
     width, height = plan.size
     return DaemonResult(
-        warm, cold, relay_ms, relayed, plan.seconds, size, plan.idle_seconds, *idle, daemon, agent,
+        warm, cold, relay_ms, relayed, plan.seconds, asked, size,
+        plan.idle_seconds, *idle, daemon, agent,
         frame_mb=width * height * 4 / 1e6,
         # Frames of 80 kB, and of 250 kB as a full desktop has them.
         fresh=[run_fresh(plan, (640, 480), 12), run_fresh(plan, (1920, 1080), 5)],
@@ -303,7 +326,10 @@ def show_daemon(one: DaemonResult) -> str:
         lines.append(_row(f"fresh, {fresh.size / 1e3:.0f} kB a frame", *age, GOAL_AGE, "ms"))
     counts = f"{len(one.warm_ms)} warm and {len(one.cold_ms)} cold switches"
     rate = one.relayed / one.relay_seconds
-    relayed = f"{rate:.1f} frames/s of {one.frame_bytes / 1e3:.0f} kB relayed"
+    relayed = (
+        f"{rate:.1f} frames/s of {one.frame_bytes / 1e3:.0f} kB relayed, and "
+        f"{one.asked / one.relay_seconds:.1f} while {ASKED} questions a second were asked"
+    )
     private = (
         f"private memory: daemon {one.daemon.private:.1f} MB, agent {one.agent.private:.1f} MB"
     )
