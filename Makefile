@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 GUEST ?= trixie
+# At the same time: these tests wait most of their time, for a picture or its absence.
+E2E ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint unit e2e bench test-debian test-system test-vm docs constraints \
@@ -39,7 +41,7 @@ unit: setup ## the parts, on a real X server
 	$(PYTEST) -q tests/sessiond tests/agent
 
 e2e: setup ## agent and daemon between real X servers and a real SPICE host and client
-	$(PYTEST) -q tests/host tests/stream tests/daemon
+	$(PYTEST) -q -n $(E2E) --dist loadfile tests/host tests/stream tests/daemon
 
 bench: setup packages-bench ## speed and memory, beside the floor of the same run (BENCH=--short)
 	$(BIN)/python -m tests.bench $(BENCH)
