@@ -9,6 +9,7 @@ PYTEST := $(BIN)/python -m pytest
 GUEST ?= trixie
 # At the same time: these tests wait most of their time, for a picture or its absence.
 E2E ?= 3
+UNIT ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint unit e2e bench test-debian test-system test-vm docs constraints \
@@ -38,7 +39,7 @@ lint: setup ## style, types, import contract, data directories
 	$(PYTEST) -q tests/lint
 
 unit: setup ## the parts, on a real X server
-	$(PYTEST) -q tests/sessiond tests/agent
+	$(PYTEST) -q -n $(UNIT) --dist loadfile tests/sessiond tests/agent
 
 e2e: setup ## agent and daemon between real X servers and a real SPICE host and client
 	$(PYTEST) -q -n $(E2E) --dist loadfile tests/host tests/stream tests/daemon

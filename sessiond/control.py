@@ -154,8 +154,9 @@ class SeatControl:
 
     def reason_of(self, session_id: str) -> Reason:
         """Return why a session is or is not shown, or would be if it were in front."""
-        is_for_all = self.status.state is State.NO_PORT or not self.is_enabled
-        if is_for_all or session_id == self.facts.active:
+        if not self.is_enabled:
+            return Reason.PAUSED_BY_ADMIN
+        if self.status.state is State.NO_PORT or session_id == self.facts.active:
             return self.status.reason
         decision = decide(replace(self.facts, active=session_id), self._policy())
         nobody = Reason.OK if self.status.host_codecs else Reason.HOST_NOT_ASKING
