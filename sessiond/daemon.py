@@ -157,6 +157,7 @@ class Daemon:
         for gone in before.sessions.keys() - sessions.keys():
             objects.remove(session_path(gone))
         for new in sessions.keys() - before.sessions.keys():
+            log.debug("session %s of %s has come", new, sessions[new].user)
             served = SessionObject(sessions[new], control, self._access)
             objects.add(session_path(new), served)
         for path in (ROOT, *map(session_path, sessions)):

@@ -94,4 +94,8 @@ class Scene:
     ) -> None:
         uid = UIDS[str(values["user"])]
         account = {"uid": uid, "gid": uid, "display": self.servers[number].display}
-        self.stage.login1.do(action, **(values | account | properties))
+        session = values | account | properties
+        mark = self.daemon.now()
+        self.stage.login1.do(action, **session)
+        if session.get("answers", True):  # from here on the daemon knows it, too
+            self.daemon.wait_line(f"session {session['id']} of .* has come", after=mark)

@@ -148,8 +148,9 @@ def test_a_session_that_is_not_to_be_shown(properties: dict[str, object], reason
 def test_with_close_the_port_is_held_only_while_there_is_something_to_show() -> None:
     with Scene(['stream.when_idle="close"', "stream.grace=0"]) as scene:
         scene.host.wait_for("guest-closed")
+        mark = scene.host.now()
         scene.add_alice()
-        scene.host.wait_for("guest-connected", after=scene.host.now())
+        scene.host.wait_for("guest-connected", after=mark)
         probe = scene.watch()
         wait_number(probe, ALICE)
         # While a client asks it is never closed.
