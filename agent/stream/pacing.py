@@ -6,7 +6,9 @@ more than one encoded frame exists. While the host takes nothing, nothing is cap
 
 A client drops a frame whose time comes while it still decodes the one before (spice-gtk does), and
 nothing replaces it until the screen changes again. So after a frame that the host took slowly,
-whose last bytes may have arrived just now, the next one keeps the distance of an interval.
+whose last bytes may have arrived just now, the next one keeps the distance of an interval. And the
+last of frames that came close after one another is sent once more when the screen has come to rest:
+whatever happened to it on its way, the last picture stands.
 
 Where frames need credit, one is captured only when there is credit for it and for those ahead of
 it, so that a picture never waits for credit and grows old.
@@ -15,6 +17,10 @@ it, so that a picture never waits for credit and grows old.
 import enum
 import math
 from dataclasses import dataclass
+from typing import Final
+
+CLOSE: Final = 0.1  # seconds between two frames; a slow client decodes one in less
+REST: Final = 0.5  # seconds; a client has played what it got by then (0.4 s in spice-server)
 
 
 class Step(enum.Enum):
@@ -42,6 +48,9 @@ class Pacing:
     sending_since: float | None = None
     due: float = 0.0
     rest_until: float = 0.0  # after a frame that was sent slowly
+    sent_at: float = -math.inf  # when the last frame had left
+    repeat_at: float | None = None  # if nothing changes until then
+    is_repeat: bool = False  # what is on its way
     credit: float = math.inf  # frames that may still be sent; an encoded one has used its own
     wake_at: float | None = None
 
@@ -49,7 +58,8 @@ class Pacing:
         """Begin a stream: the whole screen is news, at once."""
         self.active = self.changed = True
         self.due = 0.0
-        self.captured = False
+        self.captured = self.is_repeat = False
+        self.sent_at, self.repeat_at = -math.inf, None
 
     def stop(self) -> None:
         """End the stream. What is being captured or encoded comes to its end, for nobody."""
@@ -70,6 +80,9 @@ class Pacing:
     def on_sent(self, now: float) -> None:
         """The frame has left. If that took long, what waits behind it may be out of date."""
         since, self.sending_since = self.sending_since, None
+        is_close = since is not None and since - self.sent_at < CLOSE
+        self.repeat_at = now + REST if is_close and not self.is_repeat else None
+        self.sent_at = now
         if since is not None and now - since > self.interval:
             self.rest_until = now + self.interval
             self.captured = self.captured and not self.changed
@@ -81,9 +94,13 @@ class Pacing:
             return Step.NOTHING
         if self.captured and not self.encoding:
             return self._not_before(self.rest_until, now, Step.ENCODE)
-        if not self.changed or self.capturing or self.captured or self.credit <= self.encoding:
+        if self.capturing or self.captured or self.credit <= self.encoding:
             return Step.NOTHING
-        return self._not_before(max(self.due, self.rest_until), now, Step.CAPTURE)
+        if self.changed:
+            return self._not_before(max(self.due, self.rest_until), now, Step.CAPTURE)
+        if self.repeat_at is None or self.encoding:
+            return Step.NOTHING
+        return self._not_before(self.repeat_at, now, Step.CAPTURE)
 
     def _not_before(self, earliest: float, now: float, step: Step) -> Step:
         if now < earliest:
@@ -95,5 +112,6 @@ class Pacing:
             # On a steady beat while the screen keeps changing; from now on after a rest.
             is_on_beat = now - self.due < self.interval
             self.due = (self.due if is_on_beat else now) + self.interval
-            self.capturing, self.changed = True, False
+            self.is_repeat = not self.changed
+            self.capturing, self.changed, self.repeat_at = True, False, None
         return step

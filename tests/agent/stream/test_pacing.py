@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.stream.pacing import Pacing, Step
+from agent.stream.pacing import CLOSE, REST, Pacing, Step
 
 INTERVAL = 10.0
 BEGIN = 1000.0  # a monotonic clock is far from 0 as a rule
@@ -299,3 +299,50 @@ def test_whatever_happens(events: list[tuple[str, float]]) -> None:
         machine.act(event)
     assert machine.shown == machine.version
     assert machine.pacing.wake_at is None
+
+
+def send_one(pacing: Pacing, now: float) -> None:
+    """Let one frame pass through all stages at once."""
+    assert steps(pacing, now) == [CAPTURE]
+    pacing.on_captured(usable=True)
+    assert steps(pacing, now) == [ENCODE]
+    pacing.on_encoded(now, usable=True)
+    pacing.on_sent(now)
+
+
+def test_the_last_of_frames_that_came_close_is_sent_once_more() -> None:
+    pacing = Pacing(0.01)
+    pacing.start()
+    send_one(pacing, BEGIN)
+    for number in range(1, 4):
+        pacing.changed = True
+        send_one(pacing, BEGIN + number * CLOSE / 2)
+    last = BEGIN + 3 * CLOSE / 2
+    assert steps(pacing, last) == []
+    assert pacing.wake_at == last + REST
+    assert steps(pacing, last + REST / 2) == []
+    send_one(pacing, last + REST)
+    assert steps(pacing, last + 10 * REST) == []
+    assert pacing.wake_at is None, "at rest nothing is waited for"
+
+
+def test_a_single_change_is_sent_once() -> None:
+    pacing = Pacing(0.01)
+    pacing.start()
+    for number in range(4):
+        pacing.changed = True
+        send_one(pacing, BEGIN + number * 2 * CLOSE)
+        assert steps(pacing, BEGIN + number * 2 * CLOSE) == []
+        assert pacing.wake_at is None
+
+
+def test_a_change_comes_before_the_repetition_and_in_its_place() -> None:
+    pacing = Pacing(0.01)
+    pacing.start()
+    send_one(pacing, BEGIN)
+    pacing.changed = True
+    send_one(pacing, BEGIN + CLOSE / 2)
+    pacing.changed = True
+    send_one(pacing, BEGIN + REST)  # alone again
+    assert steps(pacing, BEGIN + 5 * REST) == []
+    assert pacing.wake_at is None
