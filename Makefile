@@ -12,7 +12,7 @@ E2E ?= 2
 UNIT ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit e2e bench test-debian test-system test-vm docs constraints \
+.PHONY: help setup demo test lint unit e2e fuzz bench test-debian test-system test-vm docs constraints \
     clean
 
 help: ## this list
@@ -27,7 +27,7 @@ packages-%:
 $(VENV)/.done: pyproject.toml constraints.txt | packages-base
 	$(PYTHON) -m venv --clear $(VENV)
 	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/pip install --quiet --use-pep517 \
-	    --disable-pip-version-check --editable '.[test,lint]'
+	    --disable-pip-version-check --editable '.[test,lint,fuzz]'
 	touch $@
 
 demo: setup ## the main job on an embedded example; leaves pictures in demo/ (KEEP=1: stays up)
@@ -43,6 +43,9 @@ unit: setup ## the parts, on a real X server
 
 e2e: setup ## agent and daemon between real X servers and a real SPICE host and client
 	$(PYTEST) -q -n $(E2E) --dist loadfile tests/host tests/stream tests/daemon
+
+fuzz: setup ## any bytes at all for the helper protocol's decoder (FUZZ="--runs 1000000")
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 bench: setup packages-bench ## speed and memory, beside the floor of the same run (BENCH=--short)
 	$(BIN)/python -m tests.bench $(BENCH)
@@ -61,7 +64,7 @@ docs: setup ## the D-Bus reference, from the contract
 
 constraints: ## the newest versions into constraints.txt
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/pip install --quiet --editable '.[test,lint]' setuptools
+	$(BIN)/pip install --quiet --editable '.[test,lint,fuzz]' setuptools
 	sed -i '/==/d' constraints.txt
 	$(BIN)/pip freeze --all --exclude-editable --exclude pip >> constraints.txt
 

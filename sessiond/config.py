@@ -57,6 +57,13 @@ def _one_of(*names: str) -> Callable[[object], str]:
     return check
 
 
+def _abstract(value: object) -> str:
+    text = _text(value)
+    if not text.startswith("@") or len(text) < 2 or len(text.encode()) > 108:
+        raise ValueError  # sockaddr_un has room for 108 bytes, the leading NUL among them
+    return text
+
+
 def _switch(value: object) -> bool:
     if not isinstance(value, bool):
         raise TypeError
@@ -136,6 +143,18 @@ KEYS: Final[Mapping[str, Key]] = {
         _text,
         "a path",
         "the folder of the X servers' sockets; what is new there ends a back-off",
+    ),
+    "helper.socket": Key(
+        "@spice-streaming-agent-daemon",
+        _abstract,
+        "an abstract socket's name, such as @name",
+        "where helpers of the older protocol tell of their displays",
+    ),
+    "helper.allow_root": Key(
+        False, _switch, "true or false", "whether root's helpers are heard, too"
+    ),
+    "helper.needs_xauthority": Key(
+        True, _switch, "true or false", "whether a helper has to name a cookie file"
     ),
     "vt.active": Key(
         "/sys/class/tty/tty0/active", _text, "a path", "the file that names the VT in front"

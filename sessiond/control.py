@@ -7,6 +7,7 @@ parts are given to it as plain calls.
 
 import asyncio
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -16,6 +17,8 @@ from typing import Final
 
 from sessiond.config import KEYS, Config
 from sessiond.errors import BusCallError, BusError, RequestError, UsageError
+from sessiond.helper.life import Lives
+from sessiond.helper.records import RecordRefusedError, Records, Told
 from sessiond.logind.autoswitch import choose, has_ended
 from sessiond.logind.decide import Policy, decide
 from sessiond.model import Counters, Decision, Event, Reason, SeatFacts, State, Status
@@ -38,10 +41,11 @@ class Parts:
 
     ``show(decision, facts)`` makes the stream follow; ``configure(config)`` is called for every
     configuration but the first; ``load()`` reads the configuration anew or raises UsageError.
-    ``activate(session_id)`` and ``switch_to(vt)`` are logind's; ``vt()`` is the VT in front.
-    ``restart_agent`` returns whether there was one to restart. ``on_change(before)`` is called
-    after every change, with the facts that were known before; ``on_news`` when State or Reason
-    changed. ``spawn`` runs a coroutine in a task that somebody owns.
+    ``activate(session_id)``, ``switch_to(vt)`` and ``session_of(pid)`` are logind's; ``vt()`` is
+    the VT in front. ``restart_agent`` returns whether there was one to restart.
+    ``on_change(before)`` is called after every change, with the facts that were known before;
+    ``on_news`` when State or Reason changed; ``on_record(session_id)`` when a helper has named a
+    display. ``spawn`` runs a coroutine in a task that somebody owns.
     """
 
     show: Callable[[Decision, SeatFacts], None]
@@ -49,10 +53,12 @@ class Parts:
     load: Callable[[], Config]
     activate: Callable[[str], Awaitable[None]]
     switch_to: Callable[[int], Awaitable[None]]
+    session_of: Callable[[int], Awaitable[str]]
     restart_agent: Callable[[], bool]
     counters: Callable[[], Counters]
     on_change: Callable[[SeatFacts], None]
     on_news: Callable[[Status], None]
+    on_record: Callable[[str], None]
     vt: Callable[[], int]
     spawn: Callable[[Coroutine[object, object, None]], object]
 
@@ -67,7 +73,10 @@ class SeatControl:
         self._loop = asyncio.get_running_loop()
         self._config = config
         self._parts: Parts
-        self.facts = SeatFacts(seat=config.text("seat"))
+        self.facts = self._said = SeatFacts(seat=config.text("seat"))  # with records, and without
+        self._proven: frozenset[str] = frozenset()
+        self._records = Records(config.text("seat"), _vt_owner)
+        self._lives = Lives()
         self.status = Status(
             session="", reason=Reason.LOGIND_MISSING, text="The daemon is starting."
         )
@@ -86,20 +95,62 @@ class SeatControl:
     def close(self) -> None:
         """Order nothing more."""
         self._cancel_switch()
+        self._lives.close()
 
     # Facts.
 
     def on_facts(self, facts: SeatFacts) -> None:
         """Take what logind says."""
-        self._update(replace(facts, proven=self.facts.proven))
+        self._said = facts
+        self._records.prune(facts)
+        self._update()
 
     def on_vt(self, _vt: int) -> None:
         """Take that another VT is in front."""
-        self._update(self.facts)
+        self._update()
 
     def on_proven(self, sessions: frozenset[str]) -> None:
         """Take which sessions have a display on their VT."""
-        self._update(replace(self.facts, proven=sessions))
+        self._proven = sessions
+        self._update()
+
+    def on_record(self, told: Told, pid: int, settle: Callable[[str], None]) -> str | None:
+        """Take what the helper ``pid`` tells. Return "", or why it is refused.
+
+        None where only logind can say which session the helper is in: ``settle`` is called with
+        the same later. Who waits for that is limited by the connections that there may be.
+        """
+        if not self._said.has_logind or told.vt:
+            return self._take(told, "")
+
+        async def place() -> None:
+            settle(self._take(told, await self._parts.session_of(pid)))
+
+        self._parts.spawn(place())
+        return None
+
+    def _take(self, told: Told, session_id: str) -> str:
+        try:
+            placed = self._records.add(told, self._said, session_id)
+            if not self._said.has_logind:
+                self._lives.watch(told.vt, told.leader, lambda: self._forget(told))
+        except RecordRefusedError as error:
+            return str(error)
+        except ProcessLookupError:
+            self._records.forget(told)
+            return f"the leader of its kernel session, process {told.leader}, has ended"
+        log.info("session %s: a helper names display %s", placed, told.display)
+        self._update()
+        self._parts.on_record(placed)
+        return ""
+
+    def _forget(self, told: Told) -> None:
+        self._records.forget(told)
+        self._update()
+
+    def record_of(self, session_id: str) -> Told | None:
+        """Return what a helper has told of a session."""
+        return self._records.of(session_id)
 
     def on_status(self, status: Status) -> None:
         """Take what the stream does."""
@@ -111,8 +162,10 @@ class SeatControl:
             self._parts.on_news(status)
         self._parts.on_change(self.facts)
 
-    def _update(self, facts: SeatFacts) -> None:
-        before, self.facts = self.facts, facts
+    def _update(self) -> None:
+        said = replace(self._said, proven=self._proven)
+        before, self.facts = self.facts, self._records.join(said, self._parts.vt())
+        facts = self.facts
         if facts.has_logind:  # one that restarts knows them all again
             self._paused = {key: why for key, why in self._paused.items() if key in facts.sessions}
         if facts.active and facts.active != before.active:
@@ -172,7 +225,7 @@ class SeatControl:
         """Pause or resume everything."""
         log.info("streaming %s", "resumed" if enabled else "paused")
         self.is_enabled = enabled
-        self._update(self.facts)
+        self._update()
 
     def set_auto_switch(self, value: str) -> None:
         """Choose what follows the end of the shown session."""
@@ -190,7 +243,7 @@ class SeatControl:
         self._paused.pop(session_id, None)
         if not enabled:
             self._paused[session_id] = by
-        self._update(self.facts)
+        self._update()
 
     def restart_agent(self) -> None:
         """End the shown session's agent, and start another at once."""
@@ -255,7 +308,7 @@ class SeatControl:
             self._cancel_switch()
         log.info("reloaded; new: %s", ", ".join(sorted(differing - set(fixed))) or "nothing")
         self._parts.configure(self._config)
-        self._update(self.facts)
+        self._update()
         if fixed:
             text = f"needs a restart: {', '.join(fixed)}; all else is in force"
             raise RequestError(NOT_RELOADED, text)
@@ -290,3 +343,8 @@ class SeatControl:
             await self.activate(session_id)
         except RequestError as error:
             log.warning("the automatic switch failed: %s", error)
+
+
+def _vt_owner(vt: int) -> int:
+    """Return the uid that a VT's device file belongs to: login(1) gives it to who logs in."""
+    return os.stat(f"/dev/tty{vt}").st_uid

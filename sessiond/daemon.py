@@ -16,6 +16,10 @@ from sessiond.control import Parts as ControlParts
 from sessiond.control import SeatControl
 from sessiond.displays.candidates import candidates, has_x_server, session_pids
 from sessiond.errors import RequestError
+from sessiond.helper.listener import take_listener
+from sessiond.helper.origin import Origin
+from sessiond.helper.records import Told
+from sessiond.helper.server import HelperServer
 from sessiond.logind.client import LogindClient
 from sessiond.model import Decision, SeatFacts, Session, Status
 from sessiond.notify import Notifier
@@ -30,6 +34,8 @@ from sessiond.transport.edge import EdgePoller
 from sessiond.transport.names import NameWatch
 from sessiond.transport.objects import ObjectServer
 from sessiond.transport.vtfile import VtFile
+from sessiond.wire.helper import Record
+from sessiond.wire.link import Candidate
 from sessiond.wire.link import Config as AgentConfig
 
 log = logging.getLogger(__name__)
@@ -50,6 +56,7 @@ class Daemon:
         self._load = load
         self._notifier = Notifier()
         self._error: BaseException | None = None
+        self._helpers: HelperServer | None = None
         self._calls = set[asyncio.Task[None]]()  # that wait for polkit or logind
 
     async def run(self) -> None:
@@ -71,13 +78,14 @@ class Daemon:
 
     async def _serve(self, bus: Bus, poller: EdgePoller) -> NoReturn:
         config = self._config
+        stored = self._notifier.take_stored()
         self._make_parts(bus, poller)
         await bus.request_name(config.text("bus.name"))
+        self._listener = take_listener(config.text("helper.socket"), stored)
         # Of the folder's names: a socket in it stands for all.
         displays = f"{config.text('displays.sockets')}/X0"
         new_displays = NameWatch(displays, poller, self._supervisor.on_new_display)
         try:
-            stored = self._notifier.take_stored()
             self._supervisor.start(restore(stored, config.text("stream.port")))
             self._logind.start()
             self._notifier.send(READY=1, STATUS=self._control.status.text)
@@ -89,6 +97,7 @@ class Daemon:
             self._notifier.send(STOPPING=1)
             for call in self._calls:
                 call.cancel()
+            self._stop_helpers()
             self._control.close()
             self._logind.close()
             self._vt.close()
@@ -102,7 +111,7 @@ class Daemon:
         config = self._config
         self._control = control = SeatControl(config)
         self._vt = VtFile(config.text("vt.active"), poller, control.on_vt)
-        self._logind = LogindClient(bus, config.text("seat"), control.on_facts)
+        self._logind = LogindClient(bus, config.text("seat"), self._on_facts)
         self._supervisor = Supervisor(
             Parts(
                 port_path=config.text("stream.port"),
@@ -124,10 +133,12 @@ class Daemon:
                 load=self._load,
                 activate=self._logind.activate,
                 switch_to=self._logind.switch_to,
+                session_of=self._logind.session_of,
                 restart_agent=self._supervisor.restart_agent,
                 counters=self._supervisor.counters,
                 on_change=self._on_change,
                 on_news=self._on_news,
+                on_record=self._supervisor.on_record,
                 vt=lambda: self._vt.number,
                 spawn=self._spawn,
             ),
@@ -135,6 +146,36 @@ class Daemon:
         self._access = Access(bus)
         self._objects = ObjectServer(bus, ROOT, find_contract(), self._spawn)
         self._objects.add(ROOT, Manager(control, self._access))
+
+    def _on_facts(self, facts: SeatFacts) -> None:
+        self._control.on_facts(facts)
+        if self._helpers is None:  # before, nobody could say whose VT is whose: they wait
+            self._helpers = HelperServer(
+                self._listener,
+                self._on_record,
+                needs_xauthority=self._config.flag("helper.needs_xauthority"),
+                allow_root=self._config.flag("helper.allow_root"),
+            )
+
+    def _on_record(self, record: Record, origin: Origin) -> str | None:
+        told = Told(record.display, record.xauthority, origin.uid, origin.gid, origin.vt,
+                    origin.leader)  # fmt: skip
+        helpers = self._helpers
+        assert helpers  # noqa: S101 (who calls us)
+
+        def settle(refusal: str) -> None:
+            if refusal:
+                helpers.refuse(origin, refusal)
+            else:
+                helpers.acknowledge(origin)
+
+        return self._control.on_record(told, origin.pid, settle)
+
+    def _stop_helpers(self) -> None:
+        if self._helpers:
+            self._helpers.close()
+        else:
+            self._listener.close()
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> object:
         task = self._tasks.create_task(coroutine, name="call")
@@ -194,10 +235,12 @@ class Daemon:
 
     def _prepare(self, session: Session, ready: Callable[[AgentStart], None]) -> None:
         """Look up the account and the displays in a thread: both may take their time."""
+        told = self._control.record_of(session.id)
+        first = (Candidate("helper", told.display, told.xauthority),) if told else ()
 
         def look_up() -> AgentStart | None:
             pids = session_pids(session)
-            is_console = session.type == "tty"
+            is_console = session.type == "tty" and not told
             if is_console and not has_x_server(pids):
                 return None  # most consoles: not worth a process
             identity = identify(session.uid, session.gid, session.user)
@@ -206,7 +249,7 @@ class Daemon:
                 uid=session.uid,
                 vt=session.vt,
                 seat=session.seat,
-                candidates=candidates(session),
+                candidates=(*first, *candidates(session)),
                 pids=pids,
                 codec_options=self._config.texts("stream.codec_options"),
                 needs_proof=is_console,

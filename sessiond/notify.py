@@ -38,6 +38,8 @@ class Notifier:
     def take_stored(self) -> dict[str, OwnedFd]:
         """Return the descriptors that systemd has kept for us; it forgets them."""
         stored = {name: OwnedFd(fd) for fd, name in listen_fds_with_names().items()}
+        for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
+            os.environ.pop(name, None)  # libsystemd has unset those of C's environment alone
         for name in stored:
             self.send(FDSTOREREMOVE=1, FDNAME=name)
         return stored

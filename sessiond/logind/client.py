@@ -114,6 +114,16 @@ class LogindClient:
             raise BusCallError(NO_SUCH_SEAT, f"no seat {self._seat!r}")
         await self._bus.call(Call(LOGIN1, self._seat_path, SEAT, "SwitchTo", "u", [vt]))
 
+    async def session_of(self, pid: int) -> str:
+        """Return the id of the session that a process is in, "" for none. Raises BusError."""
+        try:
+            [path] = await self._bus.call(
+                Call(LOGIN1, MANAGER_PATH, MANAGER, "GetSessionByPID", "u", [pid]), limit=READ_LIMIT
+            )
+        except BusCallError:
+            return ""
+        return self._ids.get(path, "")
+
     def _on_owner(self, owner: str) -> None:
         if self._is_closed or owner == self._owner:
             return

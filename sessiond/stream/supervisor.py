@@ -179,6 +179,11 @@ class Supervisor:
         self._troubles.rest(session_id, Reason.NO_DISPLAY_FOUND, why)
         self._settle()
 
+    def on_record(self, session_id: str) -> None:
+        """Look again at once: a helper has named this session's display."""
+        self._troubles.forgive([session_id])
+        self._settle()
+
     def on_new_display(self) -> None:
         """Look again soon where none was found: one has come somewhere."""
         self._troubles.hurry(_NO_DISPLAY)

@@ -117,6 +117,7 @@ class QuietDaemon(Child):
             # and the VTs, where the stand-in login1 has none.
             f'displays.sockets="{port.parent}"',
             'vt.active="/dev/null"',
+            f'helper.socket="@spice-bench-{os.getpid()}"',
         )
         args = [part for setting in settings for part in ("--set", setting)]
         super().__init__([sys.executable, "-m", "sessiond", *args])

@@ -63,6 +63,7 @@ class FakeParts:
         self.configs: list[Config] = []
         self.changes: list[SeatFacts] = []
         self.news: list[Status] = []
+        self.recorded: list[str] = []
         self.ordered: list[str | int] = []
         self.told = Signal()
         self.front = 0
@@ -78,14 +79,19 @@ class FakeParts:
                 load=self._load,
                 activate=self._order,
                 switch_to=self._order,
+                session_of=self._session_of,
                 restart_agent=lambda: self.can_restart,
                 counters=lambda: Counters(7, 700, 1.5),
                 on_change=self.changes.append,
                 on_news=self.news.append,
+                on_record=self.recorded.append,
                 vt=lambda: self.front,
                 spawn=self._spawn,
             )
         )
+
+    async def _session_of(self, pid: int) -> str:
+        return {4711: "3"}.get(pid, "")
 
     @property
     def decision(self) -> Decision:

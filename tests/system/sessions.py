@@ -151,11 +151,19 @@ class Seat:
     # What begins
 
     def start_gdm(
-        self, user: str, *, display: int, vt: int, number: int, kind: str = "x11"
+        self,
+        user: str,
+        *,
+        display: int,
+        vt: int,
+        number: int,
+        kind: str = "x11",
+        program: str = "client",
     ) -> XSession:
         """Start a session in GDM's way: the server is the user's own, Display stays empty.
 
-        With ``kind`` "tty" it is a startx on a console, but for where the cookie is.
+        With ``kind`` "tty" it is a startx on a console, but for where the cookie is. ``program``
+        is a module of ``tests.system.inside``.
         """
         # The user's server opens the console itself, for want of a card that logind would hand it.
         self.container.run(["chown", user, f"/dev/tty{vt}"])
@@ -165,6 +173,7 @@ class Seat:
             f"--unit=gdm-{vt}",
             f"--property=WorkingDirectory={PROJECT}",
             *(*INSIDE, "tests.system.inside.gdm_session", str(display), str(vt), str(number)),
+            program,
         ]
         process = self._start(f"gdm-{vt}", command)
         process.wait_for_output(f"drawn {number}\n", timeout=PATIENCE)
@@ -174,6 +183,29 @@ class Seat:
         pid = int(self.container.read(f"/tmp/.X{display}-lock"))  # noqa: S108
         server = XServer(f":{display}", vt, user, authority, pid)
         return XSession(self.wait_session(user, vt), server, process)
+
+    def start_without_logind(self, user: str, *, display: int, vt: int, number: int) -> Process:
+        """Start what ``start_gdm`` does, on a console that login(1) gave away: no PAM, no session.
+
+        Its program is ``helped``; the process ends with the user's kernel session.
+        """
+        # As login(1) leaves it; and XDG_RUNTIME_DIR is logind's to make.
+        runtime = f"/run/without-logind-{user}"
+        self.container.run(["chown", user, f"/dev/tty{vt}"])
+        self.container.run(["install", "-d", f"--owner={user}", "--mode=700", runtime])
+        command = [
+            *("systemd-run", "--quiet", "--collect", "--wait", "--pipe", f"--unit=bare-{vt}"),
+            *(f"--property=User={user}", f"--setenv=XDG_RUNTIME_DIR={runtime}"),
+            "--property=AmbientCapabilities=CAP_SYS_TTY_CONFIG",
+            f"--property=WorkingDirectory={PROJECT}",
+            # systemd has made it a session's leader, and what it opens first is its terminal.
+            *("sh", "-c", f'exec "$@" < /dev/tty{vt}', "sh"),
+            *(*INSIDE, "tests.system.inside.gdm_session", str(display), str(vt), str(number)),
+            "helped",
+        ]
+        process = self._start(f"bare-{vt}", command)
+        process.wait_for_output(f"drawn {number}\n", timeout=PATIENCE)
+        return process
 
     def start_lightdm(self, *logins: Login, display: int, vt: int) -> XSession:
         """Start a display manager in LightDM's way, and wait for the first login.

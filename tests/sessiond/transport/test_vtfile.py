@@ -30,9 +30,10 @@ class CountingPoller(EdgePoller):
 @pytest.fixture
 def descriptors() -> Iterator[None]:
     """Let a test fail that leaves a descriptor open."""
-    before = os.listdir("/proc/self/fd")
+    before = set(os.listdir("/proc/self/fd"))
     yield
-    assert os.listdir("/proc/self/fd") == before
+    # Fewer is no fault of ours: what an earlier test forgot may be collected just now.
+    assert set(os.listdir("/proc/self/fd")) <= before
 
 
 def number_in_front() -> int:

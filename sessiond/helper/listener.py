@@ -1,0 +1,141 @@
+"""Where the socket that helpers connect to comes from.
+
+Inherited as descriptor 0 (inetd's wait mode), handed over by systemd, or made here: the first that
+is the right one. What became of $LISTEN_FDS is the caller's.
+"""
+
+import errno
+import fcntl
+import logging
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from sessiond.errors import SessiondError, UsageError
+from sessiond.helper.drops import refuse_descriptors
+from sessiond.transport.fds import OwnedFd
+
+log = logging.getLogger(__name__)
+
+NAME: Final = "helper"
+"""FileDescriptorName of the socket unit (systemd.socket(5))."""
+
+# The older daemon had 5. A connection that waits here costs us no descriptor, while a helper that
+# does not block gets EAGAIN where the queue is full (connect(2)): during a storm a long queue that
+# is gone through quickly is better than a short one.
+BACKLOG: Final = 128
+
+_STDIN: Final = 0
+_ABOVE_STDIO: Final = 3
+
+
+class SocketInUseError(SessiondError):
+    """Another program listens at the name."""
+
+
+class _NotOursError(Exception):
+    """An inherited descriptor is not the socket; the text says why."""
+
+
+def take_listener(name: str, inherited: Mapping[str, OwnedFd]) -> socket.socket:
+    """Return the listening socket: non-blocking, close-on-exec, the caller's to close.
+
+    ``name`` is an abstract one, such as @name; ``inherited`` is what systemd handed over, by its
+    names. What is taken of it is closed there; what is not the right socket is left alone. Raises
+    UsageError, SocketInUseError, or SessiondError.
+    """
+    if not name.startswith("@") or len(name) < 2:
+        raise UsageError(f"{name!r} is not the name of an abstract socket, such as @name")
+    address = b"\0" + os.fsencode(name[1:])
+    sock = _from_stdin(address) or _from_systemd(address, inherited) or _made(name, address)
+    sock.setblocking(False)
+    refuse_descriptors(sock)
+    return sock
+
+
+def _from_stdin(address: bytes) -> socket.socket | None:
+    try:
+        sock = _checked(_STDIN, address)
+    except _NotOursError as error:
+        log.info("descriptor 0 is left alone: %s", error)
+        return None
+    if sock:
+        # As descriptor 0 it would be the standard input of whatever is started.
+        with OwnedFd(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)) as nothing:
+            os.dup2(nothing.fileno(), _STDIN)
+        log.info("listening on the socket that was inherited as descriptor 0")
+    return sock
+
+
+def _from_systemd(address: bytes, inherited: Mapping[str, OwnedFd]) -> socket.socket | None:
+    for name, fd in _by_likelihood(inherited):
+        try:
+            sock = _checked(fd.fileno(), address)
+        except _NotOursError as error:
+            # Others have names of their own, and are for others.
+            level = logging.WARNING if name == NAME else logging.DEBUG
+            log.log(level, "descriptor %s of systemd is left alone: %s", name, error)
+            continue
+        if sock:
+            fd.close()
+            log.info("listening on the socket %s that systemd handed over", name)
+            return sock
+    return None
+
+
+def _by_likelihood(inherited: Mapping[str, OwnedFd]) -> Iterator[tuple[str, OwnedFd]]:
+    yield from ((name, fd) for name, fd in inherited.items() if name == NAME)
+    yield from ((name, fd) for name, fd in inherited.items() if name != NAME)
+
+
+def _checked(fd: int, address: bytes) -> socket.socket | None:
+    """Return a duplicate of ``fd`` if that is the right socket, None if it is no socket at all.
+
+    Raises _NotOursError for another socket.
+    """
+    try:
+        duplicate = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ABOVE_STDIO)
+    except OSError:
+        return None  # closed
+    try:
+        sock = socket.socket(fileno=duplicate)
+    except OSError:
+        os.close(duplicate)
+        return None
+    try:
+        _check(sock, address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _check(sock: socket.socket, address: bytes) -> None:
+    if sock.family != socket.AF_UNIX:
+        raise _NotOursError("it is not a Unix socket")
+    if sock.type != socket.SOCK_STREAM:
+        raise _NotOursError("it is not a stream socket")
+    if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        raise _NotOursError("it does not listen")
+    # The whole name as the kernel knows it: one that was padded with NULs is another one.
+    bound = sock.getsockname()
+    if bound != address:
+        raise _NotOursError(f"its address is {bound!r}, not {address!r}")
+
+
+def _made(name: str, address: bytes) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRINUSE:
+            text = (
+                f"{name} is in use: another spice-sessiond, or a spice-streaming-agent, listens "
+                "there (`ss -xlp` tells which)"
+            )
+            raise SocketInUseError(text) from None
+        raise SessiondError(f"{name} cannot be listened at: {error.strerror or error}") from None
+    return sock

@@ -1,0 +1,180 @@
+"""Hears helpers of the older protocol, many at a time, and remembers none of them.
+
+A helper is looked up when it is accepted: that is the earliest, and one that sends, closes and
+ends at once has to be found while its process is there. Who may say what about which VT is the
+caller's.
+"""
+
+import asyncio
+import logging
+import socket
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
+
+from sessiond.errors import SessiondError
+from sessiond.helper.connection import Connection, Limits
+from sessiond.helper.drops import Drops
+from sessiond.helper.origin import Origin, Peer, origin_of, peer_of
+from sessiond.helper.refusals import Refusals
+from sessiond.wire.helper import Record, RecordReader
+
+log = logging.getLogger(__name__)
+
+ACCEPTS_AT_ONCE: Final = 16  # then the rest of the loop gets its turn
+RETRY: Final = 1.0  # seconds, after a time when no connection could be taken
+
+OnRecord = Callable[[Record, Origin], str | None]
+
+
+class HelperServer:
+    """Owns a listening socket and calls ``on_record(record, origin)`` for each helper's word.
+
+    That returns why the record is not taken, "" if it is, and None if that takes time: then
+    ``acknowledge`` or ``refuse`` follows. The helper is connected until then, at most for the
+    deadline once more, and so, if it is an honest one, alive.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        on_record: OnRecord,
+        *,
+        needs_xauthority: bool,
+        allow_root: bool,
+        limits: Limits | None = None,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._listener = listener
+        self._on_record = on_record
+        self._needs_xauthority = needs_xauthority
+        self._allow_root = allow_root
+        self._limits = limits or Limits()
+        self._refusals = Refusals()
+        self._drops = Drops()
+        self._connections = set[Connection]()
+        self._of_uid = Counter[int]()
+        self._undecided: dict[Connection, asyncio.TimerHandle] = {}
+        self._retry: asyncio.TimerHandle | None = None
+        self._is_listening = False
+        self._is_short = False
+        self._update()
+
+    def close(self) -> None:
+        """Hear nobody any more; a second call does nothing."""
+        self._stop_listening()
+        self._listener.close()
+        for connection in list(self._connections):
+            self._release(connection)
+        self._refusals.close()
+
+    def acknowledge(self, origin: Origin) -> None:
+        """Let the helper go whose record ``on_record`` could not decide on; it is taken now."""
+        for connection in [it for it in self._undecided if it.origin is origin]:
+            self._release(connection)
+
+    def refuse(self, origin: Origin, reason: str) -> None:
+        """Say that a record is not taken after all, and let its helper go."""
+        self.acknowledge(origin)
+        self._refusals.add(origin.uid, origin.pid, reason)
+
+    def _update(self) -> None:
+        """Poll the listener unless there are as many helpers as there may be: others wait."""
+        if self._listener.fileno() < 0:
+            return
+        if len(self._connections) >= self._limits.connections:
+            self._stop_listening()
+        elif not self._is_listening and not self._retry:
+            self._is_listening = True
+            self._loop.add_reader(self._listener, self._accept)
+
+    def _stop_listening(self) -> None:
+        if self._is_listening:
+            self._is_listening = False
+            self._loop.remove_reader(self._listener)
+        if self._retry:
+            self._retry.cancel()
+            self._retry = None
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTS_AT_ONCE):
+            if not self._is_listening:
+                return
+            if self._drops.is_full:
+                self._wait("descriptors that were passed take long to close")
+                return
+            try:
+                sock, _ = self._listener.accept()  # close-on-exec (PEP 446)
+            except BlockingIOError:
+                return
+            except ConnectionAbortedError:
+                continue
+            except OSError as error:
+                self._wait(str(error.strerror))
+                return
+            self._is_short = False
+            sock.setblocking(False)
+            self._take(sock)
+
+    def _wait(self, why: str) -> None:
+        """Look away for a while: what waits in the queue would wake us again and again."""
+        if not self._is_short:  # said once, however long it lasts
+            log.warning("no helper can be heard now: %s", why)
+        self._is_short = True
+        self._stop_listening()
+        self._retry = self._loop.call_later(RETRY, self._listen_again)
+
+    def _listen_again(self) -> None:
+        self._retry = None
+        self._update()
+
+    def _take(self, sock: socket.socket) -> None:
+        peer = peer_of(sock)
+        try:
+            self._check(peer)
+            origin = origin_of(sock)
+        except SessiondError as error:
+            self._drops.close(sock)
+            self._refusals.add(peer.uid, peer.pid, str(error))
+            return
+        connection = Connection(
+            sock,
+            origin,
+            RecordReader(needs_xauthority=self._needs_xauthority),
+            limits=self._limits,
+            drops=self._drops,
+            on_end=self._on_end,
+        )
+        self._connections.add(connection)
+        self._of_uid[peer.uid] += 1
+        self._update()
+
+    def _check(self, peer: Peer) -> None:
+        """Raise SessiondError if nothing is to be heard of this one now."""
+        if peer.uid == 0 and not self._allow_root:
+            raise SessiondError("root's helpers are not heard (helper.allow_root)")
+        if self._of_uid.get(peer.uid, 0) >= self._limits.per_uid:
+            raise SessiondError(f"its user has {self._limits.per_uid} connections already")
+
+    def _on_end(self, connection: Connection, outcome: Record | str) -> None:
+        origin = connection.origin
+        reason: str | None = "a bug of ours"
+        try:
+            reason = outcome if isinstance(outcome, str) else self._on_record(outcome, origin)
+        finally:
+            if reason is not None:
+                self._release(connection)
+        if reason is None:
+            timer = self._loop.call_later(self._limits.deadline, self._release, connection)
+            self._undecided[connection] = timer
+        elif reason:
+            self._refusals.add(origin.uid, origin.pid, reason)
+
+    def _release(self, connection: Connection) -> None:
+        if timer := self._undecided.pop(connection, None):
+            timer.cancel()
+        if connection in self._connections:
+            self._connections.remove(connection)
+            self._of_uid -= Counter([connection.origin.uid])  # and forgotten at 0
+            connection.close()
+            self._update()

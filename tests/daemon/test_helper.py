@@ -1,0 +1,83 @@
+"""A helper of the older protocol tells the daemon of a display that nothing else knows of."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.daemon.scene import ALICE, UIDS, Scene, wait_number
+from tests.daemon.world import wait_sentence
+from tests.fixtures.daemon import Daemon
+from tests.fixtures.public import public_agent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture
+def scene() -> Iterator[Scene]:
+    """Anybody's helper is heard, also without a cookie file: these servers want none."""
+    with Scene(["helper.needs_xauthority=false", "helper.allow_root=true"]) as made:
+        yield made
+
+
+def tell(scene: Scene, user: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the helper as USER; without root everybody is us. It inherits no terminal."""
+    socket = scene.stage.daemon.helper_socket
+    drop = (
+        ["setpriv", f"--reuid={UIDS[user]}", f"--regid={UIDS[user]}", "--clear-groups"]
+        if os.getuid() == 0
+        else []
+    )
+    helper = [*public_agent()[:-1], "agent.helper"]
+    return subprocess.run(
+        [*drop, *helper, "--socket", socket, "--xauthority", "", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,
+    )
+
+
+def test_its_word_ends_the_search_at_once(scene: Scene) -> None:
+    scene.add_alice(display="")
+    probe = scene.watch()
+    wait_sentence(probe, after=-1)
+    done = tell(scene, "alice", "--display", scene.alice.display)
+    assert (done.returncode, done.stderr) == (0, "")
+    wait_number(probe, ALICE)
+    scene.daemon.wait_line(r"shows .* \(helper\)")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="without root everybody is us")
+def test_who_has_no_session_is_refused_and_told_nothing(scene: Scene) -> None:
+    scene.add_alice()
+    done = tell(scene, "bob", "--display", scene.bob.display)
+    assert done.returncode == 0, "the acknowledgement says nothing"
+    scene.daemon.wait_line(rf"uid {UIDS['bob']}, .*refused: .*no session")
+
+
+def test_the_record_goes_with_its_session(scene: Scene) -> None:
+    scene.add_alice(display="")
+    probe = scene.watch()
+    tell(scene, "alice", "--display", scene.alice.display)
+    wait_number(probe, ALICE)
+    scene.stage.login1.do("remove_session", id="1")
+    mark = scene.daemon.now()
+    scene.add_alice(id="2", display="")
+    scene.daemon.wait_reason("no-display-found", after=mark)
+
+
+def test_one_daemon_at_a_time_listens(scene: Scene) -> None:
+    settings = [f'helper.socket="{scene.daemon.helper_socket}"']
+    with Daemon(
+        scene.stage.bus, scene.host.socket_path, settings, name="org.example.Other"
+    ) as second:
+        assert second.wait_exit() == 1
+        assert any("is in use: another spice-sessiond" in line for line in second.lines)
+    assert scene.daemon.property("Version")

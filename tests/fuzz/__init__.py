@@ -1,0 +1,1 @@
+"""Any bytes at all for the decoders of what strangers send: `python -m tests.fuzz`."""

@@ -1,0 +1,49 @@
+"""The end of a kernel session's leader."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sessiond.helper.life import Lives
+from tests.fixtures.loop import Signal, in_loop, turns
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def two() -> Iterator[list[subprocess.Popen[bytes]]]:
+    with subprocess.Popen(["sleep", "60"]) as one, subprocess.Popen(["sleep", "60"]) as other:
+        yield [one, other]
+        one.kill()
+        other.kill()
+
+
+@in_loop
+async def test_each_end_is_told_once_and_only_of_the_keys_newest(
+    two: list[subprocess.Popen[bytes]],
+) -> None:
+    lives, told, signal = Lives(), list[str](), Signal()
+
+    def end(name: str) -> None:
+        told.append(name)
+        signal.happened()
+
+    one, other = two
+    lives.watch(7, one.pid, lambda: end("an older one"))
+    lives.watch(7, one.pid, lambda: end("one"))
+    lives.watch(8, one.pid, lambda: end("one again"))
+    lives.watch(9, other.pid, lambda: end("other"))
+    one.kill()
+    await signal.until(lambda: len(told) == 2)
+    assert sorted(told) == ["one", "one again"]
+    lives.close()
+    other.kill()
+    await turns(20)
+    assert len(told) == 2
+    one.wait()
+    with pytest.raises(ProcessLookupError):
+        lives.watch(7, one.pid, lambda: None)
