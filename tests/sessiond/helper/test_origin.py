@@ -192,4 +192,4 @@ def test_nothing_is_left_open(name: str, listener: socket.socket) -> None:
         with accept(listener) as sock:
             before = os.listdir("/proc/self/fd")
             origin_of(sock)
-            assert len(os.listdir("/proc/self/fd")) == len(before)
+            assert len(os.listdir("/proc/self/fd")) <= len(before)

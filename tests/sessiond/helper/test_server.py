@@ -162,7 +162,7 @@ async def test_no_timers_and_no_descriptors_after_all() -> None:
             await wait_closed(client)
         pending = [handle for handle in loop._scheduled if not handle.cancelled()]  # type: ignore[attr-defined]
         assert len(pending) == 1  # the test's own deadline
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 @in_loop
