@@ -44,8 +44,8 @@ class Parts:
     ``activate(session_id)``, ``switch_to(vt)`` and ``session_of(pid)`` are logind's; ``vt()`` is
     the VT in front. ``restart_agent`` returns whether there was one to restart.
     ``on_change(before)`` is called after every change, with the facts that were known before;
-    ``on_news`` when State or Reason changed; ``on_record(session_id)`` when a helper has named a
-    display. ``spawn`` runs a coroutine in a task that somebody owns.
+    ``on_news`` when State or Reason changed; ``on_record(session_id, display)`` when a helper has
+    named one. ``spawn`` runs a coroutine in a task that somebody owns.
     """
 
     show: Callable[[Decision, SeatFacts], None]
@@ -58,7 +58,7 @@ class Parts:
     counters: Callable[[], Counters]
     on_change: Callable[[SeatFacts], None]
     on_news: Callable[[Status], None]
-    on_record: Callable[[str], None]
+    on_record: Callable[[str, str], None]
     vt: Callable[[], int]
     spawn: Callable[[Coroutine[object, object, None]], object]
 
@@ -141,7 +141,7 @@ class SeatControl:
             return f"the leader of its kernel session, process {told.leader}, has ended"
         log.info("session %s: a helper names display %s", placed, told.display)
         self._update()
-        self._parts.on_record(placed)
+        self._parts.on_record(placed, told.display)
         return ""
 
     def _forget(self, told: Told) -> None:

@@ -179,9 +179,15 @@ class Supervisor:
         self._troubles.rest(session_id, Reason.NO_DISPLAY_FOUND, why)
         self._settle()
 
-    def on_record(self, session_id: str) -> None:
-        """Look again at once: a helper has named this session's display."""
+    def on_record(self, session_id: str, display: str) -> None:
+        """Look again at once: a helper has named this session's display.
+
+        An agent that has another one open ends; the next one tries the helper's first.
+        """
         self._troubles.forgive([session_id])
+        agent = self._agents.get(session_id)
+        if agent and agent.ready and _server(agent.ready.display) != _server(display):
+            agent.stop()
         self._settle()
 
     def on_new_display(self) -> None:
@@ -446,6 +452,11 @@ class Supervisor:
             if reason is not None:
                 return reason, text
         return Reason.OK, f"Session {session} is shown."
+
+
+def _server(display: str) -> str:
+    """Return a display's name without its screen: ``:0.0`` and ``:0`` are one server."""
+    return display.partition(".")[0]
 
 
 def _reason(end: Exit) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.daemon.scene import ALICE, UIDS, Scene, wait_number
+from tests.daemon.scene import ALICE, BOB, UIDS, Scene, wait_number
 from tests.daemon.world import wait_sentence
 from tests.fixtures.daemon import Daemon
 from tests.fixtures.public import public_agent
@@ -52,6 +52,15 @@ def test_its_word_ends_the_search_at_once(scene: Scene) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     wait_number(probe, ALICE)
     scene.daemon.wait_line(r"shows .* \(helper\)")
+
+
+def test_its_word_counts_more_than_what_was_found(scene: Scene) -> None:
+    scene.add_alice(display=scene.bob.display)  # an error of somebody's
+    probe = scene.watch()
+    wait_number(probe, BOB)
+    tell(scene, "alice", "--display", f"{scene.alice.display}.0")
+    wait_number(probe, ALICE)
+    assert scene.daemon.property("AgentRestarts") == 0
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="without root everybody is us")

@@ -84,7 +84,7 @@ class FakeParts:
                 counters=lambda: Counters(7, 700, 1.5),
                 on_change=self.changes.append,
                 on_news=self.news.append,
-                on_record=self.recorded.append,
+                on_record=lambda session, _display: self.recorded.append(session),
                 vt=lambda: self.front,
                 spawn=self._spawn,
             )
