@@ -3,6 +3,9 @@
 0: told to end, or the daemon is gone; 1: cannot go on; 2: wrong command line.
 """
 
+from sessiond.transport import lean  # noqa: F401, I001 (first of all: see there)
+# isort: split
+
 import argparse
 import asyncio
 import logging

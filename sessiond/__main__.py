@@ -3,6 +3,9 @@
 0: told to end; 1: cannot go on; 2: wrong configuration or command line.
 """
 
+from sessiond.transport import lean  # noqa: F401, I001 (first of all: see there)
+# isort: split
+
 import asyncio
 import contextlib
 import ctypes
