@@ -48,6 +48,13 @@ def _texts(value: object) -> tuple[str, ...]:
     return tuple(_text(item) for item in value)
 
 
+def _command(value: object) -> tuple[str, ...]:
+    command = _texts(value)
+    if not command:
+        raise ValueError
+    return command
+
+
 def _one_of(*names: str) -> Callable[[object], str]:
     def check(value: object) -> str:
         if value not in names:

@@ -18,7 +18,7 @@ from typing import Final
 from sessiond.config import KEYS, Config
 from sessiond.errors import BusCallError, BusError, RequestError, UsageError
 from sessiond.helper.life import Lives
-from sessiond.helper.records import RecordRefusedError, Records, Told
+from sessiond.helper.records import RecordRefusedError, Records, Told, is_bare
 from sessiond.logind.autoswitch import choose, has_ended
 from sessiond.logind.decide import Policy, decide
 from sessiond.model import Counters, Decision, Event, Reason, SeatFacts, State, Status
@@ -130,16 +130,22 @@ class SeatControl:
         return None
 
     def _take(self, told: Told, session_id: str) -> str:
+        known, on_vt = self._records.all(), self._records.on_vt(told.vt)
         try:
             placed = self._records.add(told, self._said, session_id)
             if not self._said.has_logind:
                 self._lives.watch(told.vt, told.leader, lambda: self._forget(told))
         except RecordRefusedError as error:
             return str(error)
-        except ProcessLookupError:
-            self._records.forget(told)
-            return f"the leader of its kernel session, process {told.leader}, has ended"
-        log.info("session %s: a helper names display %s", placed, told.display)
+        except OSError as error:
+            self._records.forget(told, on_vt)
+            why = error.strerror or error
+            return f"the leader of its kernel session, process {told.leader}: {why}"
+        before = known.get(placed)
+        if before == told:
+            return ""  # said before; a user can say it a thousand times a second
+        level = logging.DEBUG if before else logging.INFO
+        log.log(level, "session %s: a helper names display %s", placed, told.display)
         self._update()
         self._parts.on_record(placed, told.display)
         return ""
@@ -166,8 +172,12 @@ class SeatControl:
         said = replace(self._said, proven=self._proven)
         before, self.facts = self.facts, self._records.join(said, self._parts.vt())
         facts = self.facts
-        if facts.has_logind:  # one that restarts knows them all again
-            self._paused = {key: why for key, why in self._paused.items() if key in facts.sessions}
+        # A logind that restarts knows its sessions again; a helper's VT may be another user's next.
+        self._paused = {
+            key: why
+            for key, why in self._paused.items()
+            if key in facts.sessions or not (facts.has_logind or is_bare(key))
+        }
         if facts.active and facts.active != before.active:
             if facts.active in self._recent:
                 self._recent.remove(facts.active)
@@ -239,7 +249,8 @@ class SeatControl:
         if session_id not in self.facts.sessions:
             raise RequestError(NO_SUCH_SESSION, f"session {session_id} has ended")
         by = Reason.PAUSED_BY_USER if by_owner else Reason.PAUSED_BY_ADMIN
-        log.info("session %s: %s", session_id, "resumed" if enabled else by)
+        if enabled == (session_id in self._paused):
+            log.info("session %s: %s", session_id, "resumed" if enabled else by)
         self._paused.pop(session_id, None)
         if not enabled:
             self._paused[session_id] = by

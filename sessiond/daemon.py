@@ -70,11 +70,16 @@ class Daemon:
                     self._tasks = tasks
                     self._task = tasks.create_task(self._serve(bus, poller), name="serve")
                     for number in (signal.SIGTERM, signal.SIGINT):
-                        loop.add_signal_handler(number, self._task.cancel)
+                        loop.add_signal_handler(number, self._end)
         finally:
             poller.close()
         if self._error:
             raise self._error
+
+    def _end(self) -> None:
+        """End once: a second cancellation would break the first one's clean-up."""
+        if not self._task.cancelling():
+            self._task.cancel()
 
     async def _serve(self, bus: Bus, poller: EdgePoller) -> NoReturn:
         config = self._config
@@ -82,11 +87,11 @@ class Daemon:
         self._make_parts(bus, poller)
         await bus.request_name(config.text("bus.name"))
         self._listener = take_listener(config.text("helper.socket"), stored)
-        # Of the folder's names: a socket in it stands for all.
-        displays = f"{config.text('displays.sockets')}/X0"
-        new_displays = NameWatch(displays, poller, self._supervisor.on_new_display)
+        displays, on_new = config.text("displays.sockets"), self._supervisor.on_new_display
+        new_displays = NameWatch(displays, poller, on_new, is_folder=True)
         try:
             self._supervisor.start(restore(stored, config.text("stream.port")))
+            self._notifier.drop_stored(stored)
             self._logind.start()
             self._notifier.send(READY=1, STATUS=self._control.status.text)
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._on_hangup)
@@ -261,7 +266,8 @@ class Daemon:
             if future.cancelled():
                 return
             error = future.exception()
-            if isinstance(error, OSError):
+            if error:
+                log.error("session %s: the look-up failed: %r", session.id, error)
                 self._supervisor.on_unprepared(session.id, str(error))
             elif start := future.result():
                 ready(start)
@@ -272,7 +278,7 @@ class Daemon:
 
     def _placeholder(self, text: str) -> AgentStart:
         agent = self._config.texts("stream.agent")
-        command = [*drop_privileges(_NOBODY), *agent, "placeholder", "--text", text]
+        command = [*drop_privileges(_NOBODY), *agent, "placeholder", f"--text={text}"]
         return AgentStart(
             PLACEHOLDER, command, environment(_NOBODY), AgentConfig(PLACEHOLDER, NOBODY)
         )
@@ -286,7 +292,7 @@ class Daemon:
         """End the program at an exception that nobody expected: it knows nothing for sure now."""
         loop.default_exception_handler(context)
         self._error = context.get("exception")
-        self._task.cancel()
+        self._end()
 
 
 def _settings(config: Config) -> Settings:

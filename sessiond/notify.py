@@ -3,7 +3,7 @@
 import logging
 import os
 import select
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from systemd.daemon import listen_fds_with_names, notify
@@ -36,13 +36,19 @@ class Notifier:
         self._notify("\n".join(lines))
 
     def take_stored(self) -> dict[str, OwnedFd]:
-        """Return the descriptors that systemd has kept for us; it forgets them."""
+        """Return the descriptors that systemd has for us, by their names; it keeps them, too."""
         stored = {name: OwnedFd(fd) for fd, name in listen_fds_with_names().items()}
         for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
             os.environ.pop(name, None)  # libsystemd has unset those of C's environment alone
-        for name in stored:
-            self.send(FDSTOREREMOVE=1, FDNAME=name)
         return stored
+
+    def drop_stored(self, names: Iterable[str]) -> None:
+        """Let systemd forget them: from now on they are ours alone.
+
+        Not before they are in use: what it does not hold, is closed where a start fails.
+        """
+        for name in names:
+            self.send(FDSTOREREMOVE=1, FDNAME=name)
 
     def store(self, **fds: OwnedFd) -> None:
         """Let systemd keep descriptors, by their names, until we are started again.

@@ -65,7 +65,7 @@ class Access:
         try:
             is_allowed, is_challenge = await self._ask(caller, action)
         except BusCallError as error:
-            log.warning("polkit was asked about %s: %s", action, error)
+            log.debug("polkit was asked about %s: %s", action, error)
             if error.name in _ABSENT:
                 raise RequestError(_DENIED, "polkit is not there: only root may do that") from None
             why = "did not answer in time" if error.name == NO_REPLY else "could not be asked"

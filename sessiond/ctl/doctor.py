@@ -30,7 +30,6 @@ _REMEDIES: Final = {
     "host-refused": _LOOK,
     "encoder-failed": "Install an encoder for what the host decodes. " + _LOOK,
     "host-stalled": "Look at the viewer, and at the line to it.",
-    "paused-by-user": "Resume it: spice-sessionctl resume --session ID.",
 }
 _OWN_CODEC: Final = "mjpeg"  # of the agent's own encoder; others are plug-ins
 

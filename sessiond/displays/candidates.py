@@ -94,7 +94,7 @@ def _root_servers(proc: Path) -> list[XServer]:
         if not process.name.isdecimal():
             continue
         try:
-            if process.stat().st_uid != 0:
+            if not _is_roots_program(process):
                 continue
             argv = (process / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
         except OSError:
@@ -103,6 +103,17 @@ def _root_servers(proc: Path) -> list[XServer]:
         if server:
             found.append(server)
     return found
+
+
+def _is_roots_program(process: Path) -> bool:
+    """Whether a process is an X server that root itself has started.
+
+    A set-user-ID program has arguments of its caller's, X servers among them: its real uid tells.
+    """
+    status = (process / "status").read_text(errors="replace")
+    ids = re.search(r"^Uid:\t(\d+)\t(\d+)\t(\d+)\t(\d+)$", status, re.MULTILINE)
+    program = os.path.basename(os.readlink(process / "exe")).removesuffix(" (deleted)")
+    return ids is not None and set(ids.groups()) == {"0"} and program in _SERVERS
 
 
 def _root_cookie(path: str, display: str, *, root: str = "/") -> str:

@@ -47,6 +47,14 @@ class Records:
         """Return the record of a session."""
         return self._by_session.get(session_id) or self._bare().get(session_id)
 
+    def all(self) -> Mapping[str, Told]:
+        """Return the records by session, as they are now."""
+        return {**self._bare(), **self._by_session}
+
+    def on_vt(self, vt: int) -> Told | None:
+        """Return the record of a VT, of the time without logind."""
+        return self._by_vt.get(vt)
+
     def add(self, told: Told, facts: SeatFacts, session_id: str = "") -> str:
         """Take a record; return the id of the session that it belongs to.
 
@@ -81,10 +89,15 @@ class Records:
             with contextlib.suppress(RecordRefusedError):
                 self.add(told, facts)
 
-    def forget(self, told: Told) -> None:
-        """Forget a record of the time without logind: its leader has ended."""
+    def forget(self, told: Told, before: Told | None = None) -> None:
+        """Forget a record of the time without logind, in favour of the one before if there is one.
+
+        Its leader has ended, or cannot be watched.
+        """
         if self._by_vt.get(told.vt) is told:
             del self._by_vt[told.vt]
+            if before:
+                self._by_vt[told.vt] = before
 
     def join(self, facts: SeatFacts, vt: int) -> SeatFacts:
         """Return the facts with the records in them; ``vt`` is the one in front.
@@ -117,6 +130,11 @@ class Records:
 
 def _bare_id(vt: int) -> str:
     return f"vt{vt}"  # logind's ids are numbers, or begin with c
+
+
+def is_bare(session_id: str) -> bool:
+    """Whether this is a session of the time without logind."""
+    return session_id.startswith("vt")
 
 
 def _placed(told: Told, facts: SeatFacts, session_id: str) -> Session:

@@ -49,7 +49,10 @@ def decide(facts: SeatFacts, policy: Policy) -> Decision:
 
 def _paused(session: Session, reason: Reason) -> str:
     by = "an administrator" if reason is Reason.PAUSED_BY_ADMIN else _who(session)
-    return f"The streaming of session {session.id} was paused by {by}."
+    return (
+        f"The streaming of session {session.id} was paused by {by}. "
+        f"Resume it: spice-sessionctl resume --session {session.id}."
+    )
 
 
 def _nobody(facts: SeatFacts) -> tuple[Reason, str]:

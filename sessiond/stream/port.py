@@ -265,8 +265,9 @@ class HostPort:
         self._reset()
         if was_stalled:
             self._listener.on_stalled(stalled=False)
-        self._listener.on_stop()
+        # First that it is gone: who hears that nobody watches might open it at once.
         self._listener.on_port(Reason.HOST_REFUSED, f"The stream port was closed: {reason}.")
+        self._listener.on_stop()
         self._open_later()
 
     def _complain(self, error: PortError) -> None:

@@ -81,6 +81,7 @@ class Supervisor:
         self._sessions: Mapping[str, Session] = {}
         self._agents: dict[str, Agent] = {}
         self._preparing: set[str] = set()
+        self._outdated: set[str] = set()  # of those: something was told meanwhile
         self._troubles = Troubles(self._settle)
         self._proven: frozenset[str] = frozenset()
         self._codecs: tuple[int, ...] = ()
@@ -153,10 +154,13 @@ class Supervisor:
         ``is_gap``: no session at all is active, as in the middle of a login or a switch.
         """
         changed = {key for key, it in sessions.items() if it != self._sessions.get(key)}
-        # Who is gone is forgotten; and for whom something is new, there is no reason to wait.
-        self._troubles.forgive((self._troubles.keys() - sessions.keys()) | changed)
+        # Who is gone is forgotten; for whom something is new, it is tried again soon.
+        self._troubles.forgive(self._troubles.keys() - sessions.keys())
+        self._troubles.hurry(changed)
         self._is_informed = True
         had, self._decision, self._sessions = self._decision, decision, sessions
+        if had.session != decision.session:
+            self._port.drop_waiting()  # its agent may be gone already, and cannot be paused
         if not is_gap:
             self._end_grace()
         elif had.session and not self._grace:
@@ -180,19 +184,22 @@ class Supervisor:
         self._settle()
 
     def on_record(self, session_id: str, display: str) -> None:
-        """Look again at once: a helper has named this session's display.
+        """Look again soon: a helper has named this session's display.
 
-        An agent that has another one open ends; the next one tries the helper's first.
+        An agent that has another one open, or still looks for one, ends; the next one tries the
+        helper's first.
         """
-        self._troubles.forgive([session_id])
+        self._troubles.hurry([session_id])
+        if session_id in self._preparing:
+            self._outdated.add(session_id)
         agent = self._agents.get(session_id)
-        if agent and agent.ready and _server(agent.ready.display) != _server(display):
+        if agent and (not agent.ready or _server(agent.ready.display) != _server(display)):
             agent.stop()
         self._settle()
 
     def on_new_display(self) -> None:
         """Look again soon where none was found: one has come somewhere."""
-        self._troubles.hurry(_NO_DISPLAY)
+        self._troubles.hurry(self._troubles.because(_NO_DISPLAY))
 
     # From the port.
 
@@ -290,13 +297,16 @@ class Supervisor:
 
         It is never closed while a client is asking: see ``stream.port``.
         """
-        if self._settings.when_idle != "close" or self._codecs:
-            return
-        has_picture = not self._sentence()
-        if has_picture and not self._port.is_held:
+        if self._port_reason is not None:
+            return  # the port itself sees to it that it is opened
+        is_wanted = (
+            self._settings.when_idle != "close" or bool(self._codecs) or not self._sentence()
+        )
+        if is_wanted and not self._port.is_held:
             self._port.open()
-        elif not has_picture and self._port.is_held and self._is_informed:
+        elif not is_wanted and self._port.is_held and self._is_informed:
             self._port.close()
+            self._is_stalled = False
 
     def _wanted(self) -> Wanted:
         if self._port_reason is not None:
@@ -357,6 +367,10 @@ class Supervisor:
     def _prepared(self, start: AgentStart) -> None:
         if start.key in self._preparing and not self._is_closed:
             self._preparing.discard(start.key)
+            if start.key in self._outdated:
+                self._outdated.discard(start.key)
+                self._settle()
+                return
             self._launch(start)
             self._settle()
 

@@ -50,6 +50,11 @@ class Troubles:
         """Return whose agents have failed, those that work again among them."""
         return frozenset(self._by_key | self._recovered)
 
+    def because(self, reasons: Iterable[Reason]) -> frozenset[str]:
+        """Return whose agents have failed for one of these reasons."""
+        wanted = frozenset(reasons)
+        return frozenset(key for key, it in self._by_key.items() if it.reason in wanted)
+
     def explain(self, key: str) -> tuple[Reason | None, str]:
         """Return why it failed; None and "" if it did not."""
         trouble = self._by_key.get(key)
@@ -82,11 +87,11 @@ class Troubles:
         self.forgive([key])
         self._by_key[key] = _Trouble(reason, text, since=self._loop.time())
 
-    def hurry(self, reasons: Iterable[Reason]) -> None:
-        """Try again, soon, what failed for one of these reasons."""
-        wanted = frozenset(reasons)
-        for trouble in self._by_key.values():
-            if trouble.reason in wanted and not trouble.is_due:
+    def hurry(self, keys: Iterable[str]) -> None:
+        """Try these again soon: something about them is new."""
+        for key in frozenset(keys):
+            trouble = self._by_key.get(key)
+            if trouble and not trouble.is_due:
                 now = self._loop.time()
                 when = max(trouble.since + SOONEST, now)
                 if trouble.timer is None or when < trouble.timer.when():

@@ -10,6 +10,7 @@ import asyncio
 import inspect
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -21,7 +22,8 @@ from sessiond.transport.dbus import Incoming, Message, MessageFlag, Variant, unp
 
 log = logging.getLogger(__name__)
 
-MOST_CALLS: Final = 64  # that wait for something, such as a password, at one time
+MOST_CALLS: Final = 1024  # that wait for something, such as a password, at one time
+MOST_EACH: Final = 8  # of one connection: it shall not keep out others
 FAILED: Final = "org.spice_space.Sessiond1.Error.Failed"
 _STANDARD: Final = "org.freedesktop.DBus.Error."
 _PROPERTIES: Final = "org.freedesktop.DBus.Properties"
@@ -74,7 +76,7 @@ class ObjectServer:
         self._told: dict[str, dict[str, Any]] = {}
         self._dirty: dict[str, None] = {}
         self._flush: asyncio.Handle | None = None
-        self._waiting = 0
+        self._waiting = Counter[str]()  # by their senders
         bus.serve(self._on_call)
 
     def add(self, path: str, served: Served) -> None:
@@ -146,11 +148,12 @@ class ObjectServer:
             self._refuse(message, error)
             return True
         if isinstance(result, _Later):
-            if self._waiting >= MOST_CALLS:
+            sender = message.sender or ""
+            if self._waiting.total() >= MOST_CALLS or self._waiting[sender] >= MOST_EACH:
                 result.coroutine.close()
                 self._refuse(message, _standard("LimitsExceeded", "too many calls are waiting"))
                 return True
-            self._waiting += 1
+            self._waiting[sender] += 1
             self._spawn(self._answer_later(message, result))
         else:
             self._answer(message, *result)
@@ -232,7 +235,7 @@ class ObjectServer:
         except Exception as error:  # noqa: BLE001 (the border: nothing else may leave)
             self._refuse(message, error)
         finally:
-            self._waiting -= 1
+            self._waiting -= Counter([message.sender or ""])  # and forgotten at 0
 
     def _answer(self, message: Message, signature: str, body: Sequence[Any]) -> None:
         if not message.flags & MessageFlag.NO_REPLY_EXPECTED:

@@ -161,3 +161,21 @@ def test_with_close_the_port_is_held_only_while_there_is_something_to_show() -> 
             scene.host.wait_for("guest-closed", 0.5, after=mark)
         probe.close()
         scene.host.wait_for("guest-closed", after=mark)
+
+
+def test_with_close_a_port_that_was_lost_is_opened_once() -> None:
+    with Scene(['stream.when_idle="close"', "stream.grace=0"]) as scene:
+        scene.add_alice()
+        probe = scene.watch()
+        wait_number(probe, ALICE)
+        mark = scene.host.now()
+        scene.host.inject(bytes.fromhex("01000500060000000000000062616400"[:32]))
+        scene.host.wait_for("guest-connected", after=mark)
+        wait_number(probe, ALICE)
+        assert not [e for e in scene.host.events[mark + 1 :] if e["event"] == "guest-refused"]
+        # With nobody at the screen and nobody watching it is let go, as ever.
+        scene.stage.login1.do("remove_session", id="1")
+        probe.close()
+        scene.host.wait_for(
+            "guest-closed", after=scene.host.wait_for("client-disconnected")["index"]
+        )

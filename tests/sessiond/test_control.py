@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from sessiond import control as module
 from sessiond.config import KEYS, Config
 from sessiond.control import HISTORY, NO_SUCH_SESSION, NOT_RELOADED, NOT_SWITCHED, SeatControl
 from sessiond.errors import BusCallError, BusError, RequestError, UsageError
+from sessiond.helper.records import Told
 from sessiond.model import Counters, Decision, Reason, SeatFacts, Session, State, Status
 from tests.fixtures.loop import Signal, in_loop, turns
 
@@ -619,3 +621,47 @@ async def test_automatic_switch_that_fails_is_logged(caplog: pytest.LogCaptureFi
     while parts._tasks:
         await turns(1)
     assert "the automatic switch failed: logind refused session 4: it has gone" in caplog.text
+
+
+@in_loop
+async def test_a_leader_that_cannot_be_watched_refuses_the_record(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_vt_owner", lambda _vt: 1000)
+    control, parts = make()
+    parts.front = 7
+    good = Told(":1", "", 1000, 1000, 7, os.getpid())
+    assert control.on_record(good, 1, parts.ordered.append) == ""
+    assert parts.decision == Decision("vt7")
+    unseen = replace(good, display=":2", leader=0)  # in another pid namespace
+    assert "leader of its kernel session" in str(control.on_record(unseen, 1, parts.ordered.append))
+    assert control.record_of("vt7") is good, "the good one stays"
+    control.close()
+
+
+@in_loop
+async def test_a_pause_without_logind_is_not_the_next_users(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_vt_owner", lambda _vt: 1000)
+    control, parts = make()
+    parts.front = 7
+    told = Told(":1", "", 1000, 1000, 7, os.getpid())
+    control.on_record(told, 1, parts.ordered.append)
+    control.set_streaming("vt7", enabled=False, by_owner=True)
+    assert parts.reason() is Reason.PAUSED_BY_USER
+    control._forget(told)
+    control.on_record(replace(told, display=":2"), 1, parts.ordered.append)
+    assert parts.decision == Decision("vt7")
+    control.close()
+
+
+@in_loop
+async def test_a_record_that_is_said_again_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_vt_owner", lambda _vt: 1000)
+    control, parts = make()
+    told = Told(":1", "", 1000, 1000, 7, os.getpid())
+    for _ in range(3):
+        assert control.on_record(told, 1, parts.ordered.append) == ""
+    assert parts.recorded == ["vt7"]
+    control.close()

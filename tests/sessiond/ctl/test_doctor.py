@@ -93,7 +93,7 @@ def test_the_daemon_does_not_run(capsys: pytest.CaptureFixture[str]) -> None:
         (told("paused-by-admin"), "pause", FAIL, "So it is."),
         (told("paused-by-admin"), "port", OK, "no complaint"),
         (told("paused-by-admin", HostAsking=False), "port", OK, "/dev/port"),
-        (told("paused-by-user"), "pause", FAIL, "resume --session"),
+        (told("paused-by-user"), "pause", FAIL, "So it is."),
         (told("paused-by-user"), "display", SKIP, "not looked for: paused (paused-by-user)"),
         (told("host-not-asking", HostAsking=False), "host", FAIL, "Connect a viewer"),
         (told("host-refused"), "host", FAIL, "So it is."),

@@ -238,18 +238,34 @@ def test_candidates(
     assert candidates(session(display=display)) == expected
 
 
+def process(proc: Path, pid: str, command: bytes, program: str = "/usr/lib/xorg/Xorg",
+            uids: str = "0\t0\t0\t0") -> None:  # fmt: skip
+    (proc / pid).mkdir()
+    (proc / pid / "cmdline").write_bytes(command)
+    (proc / pid / "status").write_text(f"Name:\tx\nUid:\t{uids}\nGid:\t0\t0\t0\t0\n")
+    (proc / pid / "exe").symlink_to(program)
+
+
 def test_servers_of_root_alone(tmp_path: Path) -> None:
-    for pid, command in (("7", b"/usr/lib/xorg/Xorg\0:0\0vt7\0"), ("8", b"sh\0"), ("x", b"X\0")):
-        (tmp_path / pid).mkdir()
-        (tmp_path / pid / "cmdline").write_bytes(command)
+    process(tmp_path, "7", b"/usr/lib/xorg/Xorg\0:0\0vt7\0")
+    process(tmp_path, "8", b"sh\0", "/bin/sh")
+    process(tmp_path, "6", b"Xorg\0:1\0vt8\0", "/usr/lib/xorg/Xorg (deleted)")
+    (tmp_path / "x").mkdir()
     (tmp_path / "9").mkdir()  # ended in between
-    expected = [XServer(":0", 7, "")] if os.geteuid() == 0 else []
-    assert module._root_servers(tmp_path) == expected
+    found = module._root_servers(tmp_path)
+    assert sorted(found, key=lambda it: it.vt) == [XServer(":0", 7, ""), XServer(":1", 8, "")]
 
 
-@needs_root
-def test_servers_of_users_do_not_count(tmp_path: Path) -> None:
-    (tmp_path / "7").mkdir()
-    (tmp_path / "7/cmdline").write_bytes(b"Xorg\0:0\0vt7\0")
-    os.chown(tmp_path / "7", NOBODY, NOBODY)
+FORGED = {
+    "a user's server": ("/usr/lib/xorg/Xorg", "1000\t1000\t1000\t1000"),
+    "a set-user-ID program with a server's arguments": ("/usr/bin/su", "1000\t0\t0\t0"),
+    "a set-user-ID server": ("/usr/lib/xorg/Xorg", "1000\t0\t0\t0"),
+    "another program of root's": ("/usr/bin/sleep", "0\t0\t0\t0"),
+}
+
+
+@pytest.mark.parametrize(("program", "uids"), FORGED.values(), ids=FORGED.keys())
+def test_whose_arguments_are_not_roots_word(tmp_path: Path, program: str, uids: str) -> None:
+    """Else a user would name a cookie that only root can read, and be given it."""
+    process(tmp_path, "7", b"Xorg\0:0\0vt7\0-auth\0/run/lightdm/root/:0\0", program, uids)
     assert module._root_servers(tmp_path) == []

@@ -267,7 +267,7 @@ async def test_host_asks_and_gets() -> None:
         assert await host.read_messages(1) == [Capabilities()]
         assert it.listener.delays == [0]
         host.close()
-        await it.listener.until("stop", "host-refused", "open")
+        await it.listener.until("host-refused", "stop", "open")
 
 
 @in_loop
@@ -286,7 +286,7 @@ async def test_over_a_pty() -> None:
     assert host.got == [Capabilities(), FORMAT, Data(bytes(100_000))]
     await listener.until("sent")
     host.close()
-    await listener.until("stop", "host-refused", "port-missing")
+    await listener.until("host-refused", "stop", "port-missing")
     port.close()
     poller.close()
 
@@ -296,7 +296,7 @@ async def test_refusal_closes_and_opens_again() -> None:
     with world() as it:
         host = await it.open()
         host.say(NotifyError(0, "Invalid message type"))
-        await it.listener.until("stop", "host-refused", "open")
+        await it.listener.until("host-refused", "stop", "open")
         assert "refused to go on: Invalid message type (0)" in it.listener.texts[1]
         again = it.accept()
         again.say(Capabilities(), START)
@@ -311,7 +311,7 @@ async def test_broken_protocol_closes_and_opens_again() -> None:
     with world() as it:
         host = await it.open()
         os.write(host._fd.fileno(), b"\x02 is no version of it")
-        await it.listener.until("stop", "host-refused", "open")
+        await it.listener.until("host-refused", "stop", "open")
         assert "the host broke the protocol: protocol version 2" in it.listener.texts[1]
         host.close()
 
@@ -327,7 +327,7 @@ async def test_host_is_heard_while_a_write_is_blocked() -> None:
         host.say(START)
         await it.listener.until("start (1, 3)")
         host.close()
-        await it.listener.until("stop", "host-refused", "open")
+        await it.listener.until("host-refused", "stop", "open")
 
 
 @in_loop
@@ -379,7 +379,7 @@ async def test_end_of_a_stalled_host_is_the_end_of_the_stall() -> None:
         it.frame(BIG)
         await it.listener.until("stalled")
         host.close()
-        await it.listener.until("resumed", "stop", "host-refused", "open")
+        await it.listener.until("resumed", "host-refused", "stop", "open")
 
 
 @in_loop

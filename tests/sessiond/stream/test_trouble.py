@@ -61,14 +61,15 @@ async def test_at_rest_no_timer_runs_until_an_event(monkeypatch: pytest.MonkeyPa
     troubles.rest("3", NONE, "no X server")
     assert troubles.next_try() == 0
     assert troubles.is_waiting("3")
-    troubles.hurry({CRASHED})
+    assert troubles.because({NONE, CRASHED}) == {"3"}
+    troubles.hurry(troubles.because({CRASHED}))
     assert troubles.next_try() == 0, "the event was about something else"
-    troubles.hurry({NONE})
+    troubles.hurry({"3", "nobody"})
     await due.until(lambda: not troubles.is_waiting("3"))
     # A user can cause such events by the thousand: never sooner than this after a failure.
     monkeypatch.setattr(module, "SOONEST", 3600.0)
     troubles.rest("3", NONE, "no X server")
-    troubles.hurry({NONE})
+    troubles.hurry({"3", "nobody"})
     assert troubles.next_try() > time.time() + 3000
     troubles.forgive(["3"])
 
@@ -79,7 +80,7 @@ async def test_an_event_ends_a_long_wait(monkeypatch: pytest.MonkeyPatch) -> Non
     due = Signal()
     troubles = Troubles(due.happened)
     troubles.add("3", NONE, "not yet")
-    troubles.hurry({NONE})
+    troubles.hurry({"3", "nobody"})
     await due.until(lambda: not troubles.is_waiting("3"))
 
 

@@ -28,9 +28,9 @@ class Changes:
 
 
 @contextmanager
-def watching(path: Path) -> Iterator[tuple[Changes, NameWatch]]:
+def watching(path: Path, *, is_folder: bool = False) -> Iterator[tuple[Changes, NameWatch]]:
     poller, changes = EdgePoller(), Changes()
-    watch = NameWatch(str(path), poller, changes.add)
+    watch = NameWatch(str(path), poller, changes.add, is_folder=is_folder)
     try:
         yield changes, watch
     finally:
@@ -99,3 +99,41 @@ async def test_nothing_new_wakes_nobody(tmp_path: Path) -> None:
         (tmp_path / "sub" / "other").touch()
         await turns(5)
         assert not changes.count
+
+
+@in_loop
+async def test_a_folder_and_what_others_make_in_it(tmp_path: Path) -> None:
+    folder = tmp_path / ".X11-unix"
+    with watching(folder, is_folder=True) as (changes, watch):
+        folder.mkdir()
+        await changes.wait()
+        (folder / "X0").symlink_to("X0")  # that leads nowhere
+        await changes.wait()
+        (folder / "X1").symlink_to(tmp_path / "elsewhere")
+        await changes.wait()
+        assert watch.is_watching
+        assert list(watch._watched) == [folder]
+
+
+@in_loop
+async def test_a_link_in_the_folders_place_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    folder = tmp_path / ".X11-unix"
+    folder.symlink_to(tmp_path / "elsewhere")
+    with watching(folder, is_folder=True) as (changes, watch):
+        assert list(watch._watched) == [tmp_path]
+        (tmp_path / "elsewhere" / "X0").touch()
+        await turns(5)
+        assert not changes.count
+
+
+@in_loop
+async def test_a_file_that_is_a_link_to_itself(tmp_path: Path) -> None:
+    path = tmp_path / "port"
+    with watching(path) as (changes, watch):
+        path.symlink_to("port")
+        await changes.wait()
+        path.unlink()
+        path.touch()
+        await changes.wait()
+        assert watch.is_watching

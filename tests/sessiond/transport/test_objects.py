@@ -249,7 +249,7 @@ async def test_peer(address: str) -> None:
 
 @in_loop
 async def test_too_many_calls_that_wait(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_CALLS", 2)
+    monkeypatch.setattr(module, "MOST_EACH", 2)
     with ExitStack() as stack:
         pair = await Pair.connect(stack, address)
         async with asyncio.TaskGroup() as sitting:
@@ -260,6 +260,12 @@ async def test_too_many_calls_that_wait(address: str, monkeypatch: pytest.Monkey
                 await pair.call("Sit")
             assert error.value.name.endswith("LimitsExceeded")
             assert await pair.call("Caller"), "what does not wait is not limited"
+            with await Bus.connect(address) as other:
+                setting = Variant("s", "another's order")
+                await other.call(
+                    Call(pair.server.unique_name, PATH, PROPERTIES, "Set", "ssv",
+                         [NAME, "Setting", setting])
+                )  # fmt: skip
             pair.client.close()
 
 
