@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from tests.daemon.world import ALICE, BOB, wait_number, wait_reason
@@ -68,6 +69,9 @@ def test_a_restart_keeps_the_port_and_the_clients_picture(
             alice = seat.start_gdm("alice", display=2, vt=8, number=ALICE)
             seat.wait_active(alice.id)
             wait_number(probe, ALICE)
+            assert {"SESSION": alice.id, "SESSION_USER": "alice", "REASON": "ok"} in fields(
+                container
+            )
             mark, seen = host.now(), probe.now()
             container.run(["systemctl", "restart", "sessiond-test"])
             seat.draw(alice.server, BOB)
@@ -77,6 +81,15 @@ def test_a_restart_keeps_the_port_and_the_clients_picture(
         finally:
             container.run(["systemctl", "stop", "sessiond-test"])
         host.wait_for("guest-closed")  # a stop is not a restart: the store goes with the unit
+
+
+def fields(container: Container) -> list[dict[str, str]]:
+    """Return the fields of the daemon's entries in the journal that say what is shown and why."""
+    names = ("SESSION", "SESSION_USER", "REASON")
+    container.run(["journalctl", "--sync"])  # what was sent to it is there to be read
+    lines = container.run(["journalctl", "--unit=sessiond-test", "--output=json"]).stdout
+    entries = map(json.loads, lines.splitlines())
+    return [{name: entry[name] for name in names} for entry in entries if names[0] in entry]
 
 
 def test_a_drop_in_that_cannot_be_read_is_named(container: Container) -> None:
