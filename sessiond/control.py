@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
+from sessiond.bus.control import NO_SUCH_SESSION, NOT_RELOADED, NOT_SWITCHED
 from sessiond.config import KEYS, Config
 from sessiond.errors import BusCallError, BusError, RequestError, UsageError
 from sessiond.helper.life import Lives
@@ -28,10 +29,6 @@ log = logging.getLogger(__name__)
 HISTORY: Final = 256  # status changes that are remembered
 RECENT: Final = 64  # sessions that were in front
 SWITCH_LIMIT: Final = 5.0  # seconds; a switch takes milliseconds, an X server's end one or two
-_ERROR: Final = "org.spice_space.Sessiond1.Error"
-NO_SUCH_SESSION: Final = f"{_ERROR}.NoSuchSession"
-NOT_SWITCHED: Final = f"{_ERROR}.NotSwitched"
-NOT_RELOADED: Final = f"{_ERROR}.NotReloaded"
 ON_SESSION_END: Final = "on-session-end"
 
 

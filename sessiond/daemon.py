@@ -91,7 +91,7 @@ class Daemon:
         new_displays = NameWatch(displays, poller, on_new, is_folder=True)
         try:
             self._supervisor.start(restore(stored, config.text("stream.port")))
-            self._notifier.drop_stored(stored)
+            self._notifier.drop_stored({PORT, STATE} & stored.keys())
             self._logind.start()
             self._notifier.send(READY=1, STATUS=self._control.status.text)
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._on_hangup)

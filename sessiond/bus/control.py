@@ -1,9 +1,15 @@
 """What the objects on the bus ask and order; ``sessiond.control`` does it."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from sessiond.model import Counters, Event, Reason, SeatFacts, Status
+
+# The names of our own errors, as the contract has them.
+_ERROR: Final = "org.spice_space.Sessiond1.Error"
+NO_SUCH_SESSION: Final = f"{_ERROR}.NoSuchSession"
+NOT_SWITCHED: Final = f"{_ERROR}.NotSwitched"
+NOT_RELOADED: Final = f"{_ERROR}.NotReloaded"
 
 
 class Control(Protocol):

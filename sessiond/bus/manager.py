@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from sessiond import __version__
 from sessiond.bus.access import PAUSE, RELOAD, RESTART, SETTINGS, SWITCH, Access
-from sessiond.bus.control import Control
+from sessiond.bus.control import NO_SUCH_SESSION, Control
 from sessiond.bus.paths import session_path
 from sessiond.errors import RequestError
 from sessiond.model import Session
@@ -18,7 +18,6 @@ from sessiond.wire.device import Codec
 
 _INVALID: Final = "org.freedesktop.DBus.Error.InvalidArgs"
 _NOT_SUPPORTED: Final = "org.freedesktop.DBus.Error.NotSupported"
-NO_SUCH_SESSION: Final = "org.spice_space.Sessiond1.Error.NoSuchSession"
 LAST_VT: Final = 63  # linux/vt.h, MAX_NR_CONSOLES
 AUTO_SWITCH: Final = ("off", "on-session-end")
 

@@ -172,15 +172,15 @@ class Supervisor:
 
     def on_unprepared(self, session_id: str, why: str) -> None:
         """Take note that it could not be found out how a session's agent is started."""
-        self._preparing.discard(session_id)
-        text = f"The agent cannot be started: {why}."
-        self._troubles.add(session_id, Reason.AGENT_CRASHED, text)
+        if self._end_look_up(session_id):
+            text = f"The agent cannot be started: {why}."
+            self._troubles.add(session_id, Reason.AGENT_CRASHED, text)
         self._settle()
 
     def on_no_display(self, session_id: str, why: str) -> None:
         """Take note that there is no display yet, and nothing to start an agent for."""
-        self._preparing.discard(session_id)
-        self._troubles.rest(session_id, Reason.NO_DISPLAY_FOUND, why)
+        if self._end_look_up(session_id):
+            self._troubles.rest(session_id, Reason.NO_DISPLAY_FOUND, why)
         self._settle()
 
     def on_record(self, session_id: str, display: str) -> None:
@@ -355,7 +355,7 @@ class Supervisor:
             case "stop" if agent:
                 agent.stop()
             case "stop":
-                self._preparing.discard(action.key)
+                self._end_look_up(action.key)
             case "pause" if agent:
                 agent.pause()
                 self._port.drop_waiting()
@@ -366,13 +366,16 @@ class Supervisor:
 
     def _prepared(self, start: AgentStart) -> None:
         if start.key in self._preparing and not self._is_closed:
-            self._preparing.discard(start.key)
-            if start.key in self._outdated:
-                self._outdated.discard(start.key)
-                self._settle()
-                return
-            self._launch(start)
+            if self._end_look_up(start.key):
+                self._launch(start)
             self._settle()
+
+    def _end_look_up(self, key: str) -> bool:
+        """Take note that a look-up is over; return whether it counts, or is to be made again."""
+        is_outdated = key in self._outdated
+        self._preparing.discard(key)
+        self._outdated.discard(key)
+        return not is_outdated
 
     def _launch(self, start: AgentStart) -> None:
         try:

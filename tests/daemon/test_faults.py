@@ -11,6 +11,7 @@ from tests.daemon.scene import ALICE, Scene, wait_number
 from tests.daemon.world import assert_connected
 from tests.fixtures.bus import PrivateBus
 from tests.fixtures.daemon import Daemon, Stage
+from tests.fixtures.drawing import bits_of
 from tests.fixtures.processes import EventTimeoutError
 from tests.fixtures.spice import SpiceHost
 
@@ -168,14 +169,13 @@ def test_with_close_a_port_that_was_lost_is_opened_once() -> None:
         scene.add_alice()
         probe = scene.watch()
         wait_number(probe, ALICE)
-        mark = scene.host.now()
+        mark, seen = scene.host.now(), probe.now()
         scene.host.inject(bytes.fromhex("01000500060000000000000062616400"[:32]))
         scene.host.wait_for("guest-connected", after=mark)
-        wait_number(probe, ALICE)
+        probe.wait_for("invalidate", after=seen, bits=bits_of(ALICE))
         assert not [e for e in scene.host.events[mark + 1 :] if e["event"] == "guest-refused"]
         # With nobody at the screen and nobody watching it is let go, as ever.
+        mark = scene.host.now()
         scene.stage.login1.do("remove_session", id="1")
         probe.close()
-        scene.host.wait_for(
-            "guest-closed", after=scene.host.wait_for("client-disconnected")["index"]
-        )
+        scene.host.wait_for("guest-closed", after=mark)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sessiond import control as module
+from sessiond.bus.control import NO_SUCH_SESSION, NOT_RELOADED, NOT_SWITCHED
 from sessiond.config import KEYS, Config
-from sessiond.control import HISTORY, NO_SUCH_SESSION, NOT_RELOADED, NOT_SWITCHED, SeatControl
+from sessiond.control import HISTORY, SeatControl
 from sessiond.errors import BusCallError, BusError, RequestError, UsageError
 from sessiond.helper.records import Told
 from sessiond.model import Counters, Decision, Reason, SeatFacts, Session, State, Status

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import select
-import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -38,8 +37,6 @@ _SHOWN = Call(
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     """Two buses, and dunst on the session's, which says in a pipe what it shows."""
-    if not shutil.which("dunst"):
-        pytest.skip("needs dunst")
     script = tmp_path / "script"
     script.write_text(_SCRIPT)
     script.chmod(0o755)

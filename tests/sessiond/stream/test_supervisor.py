@@ -201,3 +201,20 @@ async def test_an_agent_whose_look_up_ends_while_the_daemon_does_is_not_started(
                 it.launch("big")
             it.launch("big")
             assert set(it.pids) == {"small"}
+
+
+@in_loop
+async def test_a_look_up_that_a_helper_has_overtaken_is_made_again() -> None:
+    async with around() as it:
+        with watching_host(it):
+            it.show("small")
+            first = it.prepared.pop("small")
+            it.supervisor.on_record("small", ":9")
+            it.supervisor.on_no_display("small", "as it was before the helper spoke")
+            assert it.prepared.pop("small") == first, "asked once more"
+            it.supervisor.on_record("small", ":8")
+            it.prepared["small"] = first
+            it.launch("small")
+            assert not it.pids, "what it would be started with is out of date"
+            it.launch("small")
+            await it.until_reason(Reason.OK)
