@@ -13,6 +13,7 @@ from agent.options import build_parser
 from sessiond import config
 from sessiond.ctl import parser as ctl
 from sessiond.ctl.outcome import Exit
+from sessiond.model import Reason
 from tests.lint.dbus_reference import PAGE, reference
 
 ROOT: Final = Path(__file__).parents[2]
@@ -105,6 +106,15 @@ def test_manual_page_of_the_control_program_names_everything() -> None:
     assert set(re.findall(r"^\.It Cm ([\w-]+)", text, re.MULTILINE)) == set(commands.choices or ())
     statuses = re.findall(r"^\.It (\d+)$", text, re.MULTILINE)
     assert [int(status) for status in statuses] == sorted(Exit)
+
+
+def test_readme_says_what_to_do_about_every_reason() -> None:
+    """The table has all states and reasons, in the order of their rank."""
+    text = (ROOT / "README.md").read_text().partition("## When there is no picture")[2]
+    rows = re.findall(r"^\| (?:`([\w-]+)` )?\| `([\w-]+)` \| \S", text, re.MULTILINE)
+    state = ""
+    documented = [(state := row[0] or state, row[1]) for row in rows]
+    assert documented == [(reason.state, reason) for reason in Reason]
 
 
 def test_dbus_reference_is_that_of_the_contract() -> None:
