@@ -6,6 +6,7 @@ parts are given to it as plain calls.
 """
 
 import asyncio
+import functools
 import logging
 import os
 import time
@@ -18,11 +19,13 @@ from typing import Final
 from sessiond.bus.control import NO_SUCH_SESSION, NOT_RELOADED, NOT_SWITCHED
 from sessiond.config import KEYS, Config
 from sessiond.errors import BusCallError, BusError, RequestError, UsageError
+from sessiond.helper.keep import describe_records, restore_records
 from sessiond.helper.life import Lives
 from sessiond.helper.records import RecordRefusedError, Records, Told, is_bare
 from sessiond.logind.autoswitch import choose, has_ended
 from sessiond.logind.decide import Policy, decide
 from sessiond.model import Counters, Decision, Event, Reason, SeatFacts, State, Status
+from sessiond.transport.fds import OwnedFd
 
 log = logging.getLogger(__name__)
 
@@ -127,17 +130,11 @@ class SeatControl:
         return None
 
     def _take(self, told: Told, session_id: str) -> str:
-        known, on_vt = self._records.all(), self._records.on_vt(told.vt)
+        known = self._records.all()
         try:
-            placed = self._records.add(told, self._said, session_id)
-            if not self._said.has_logind:
-                self._lives.watch(told.vt, told.leader, lambda: self._forget(told))
+            placed = self._place(told, session_id)
         except RecordRefusedError as error:
             return str(error)
-        except OSError as error:
-            self._records.forget(told, on_vt)
-            why = error.strerror or error
-            return f"the leader of its kernel session, process {told.leader}: {why}"
         before = known.get(placed)
         if before == told:
             return ""  # said before; a user can say it a thousand times a second
@@ -147,9 +144,43 @@ class SeatControl:
         self._parts.on_record(placed, told.display)
         return ""
 
+    def _place(self, told: Told, session_id: str) -> str:
+        """Keep a record for as long as it holds; return its session. Raises RecordRefusedError."""
+        on_vt = self._records.on_vt(told.vt)
+        placed = self._records.add(told, self._said, session_id)
+        if self._said.has_logind:
+            return placed
+        try:
+            forget = functools.partial(self._forget, told)
+            self._lives.watch(told.vt, told.leader, told.leader_start, forget)
+        except OSError as error:
+            self._records.forget(told, on_vt)
+            why = error.strerror or error
+            text = f"the leader of its kernel session, process {told.leader}: {why}"
+            raise RecordRefusedError(text) from None
+        return placed
+
     def _forget(self, told: Told) -> None:
         self._records.forget(told)
         self._update()
+
+    def hand_over(self) -> dict[str, OwnedFd]:
+        """Return what helpers have told, to be stored (``helper.keep``)."""
+        return describe_records(self._records.taken())
+
+    def restore(self, stored: dict[str, OwnedFd]) -> None:
+        """Take out what ``hand_over`` gave. To be called before any facts have come.
+
+        What is not so any more is forgotten: now without logind, else when it says what is.
+        """
+        for taken in restore_records(stored):
+            if taken.session:
+                self._records.restore(taken)
+                continue
+            try:
+                self._place(taken.told, "")
+            except RecordRefusedError as error:
+                log.info("what a helper had told is forgotten: %s", error)
 
     def record_of(self, session_id: str) -> Told | None:
         """Return what a helper has told of a session."""

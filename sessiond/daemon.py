@@ -16,6 +16,7 @@ from sessiond.control import Parts as ControlParts
 from sessiond.control import SeatControl
 from sessiond.displays.candidates import candidates, has_x_server, session_pids
 from sessiond.errors import RequestError
+from sessiond.helper.keep import restore_connections
 from sessiond.helper.listener import take_listener
 from sessiond.helper.origin import Origin
 from sessiond.helper.records import Told
@@ -25,15 +26,17 @@ from sessiond.model import Decision, SeatFacts, Session, Status
 from sessiond.notify import Notifier
 from sessiond.scope import move_to_scope
 from sessiond.stream.agent import AgentStart
-from sessiond.stream.keep import PORT, STATE, describe, restore
+from sessiond.stream.keep import describe, restore
 from sessiond.stream.launch import NOBODY, Identity, drop_privileges, environment, identify
 from sessiond.stream.reconcile import PLACEHOLDER
 from sessiond.stream.supervisor import Parts, Settings, Supervisor
 from sessiond.transport.bus import Bus
 from sessiond.transport.edge import EdgePoller
+from sessiond.transport.keep import HELPER_RECORDS, STREAM_PORT, STREAM_STATE
 from sessiond.transport.names import NameWatch
 from sessiond.transport.objects import ObjectServer
 from sessiond.transport.vtfile import VtFile
+from sessiond.users.refuser import Refuser
 from sessiond.wire.helper import Record
 from sessiond.wire.link import Candidate
 from sessiond.wire.link import Config as AgentConfig
@@ -57,6 +60,7 @@ class Daemon:
         self._notifier = Notifier()
         self._error: BaseException | None = None
         self._helpers: HelperServer | None = None
+        self._has_facts = asyncio.Event()
         self._calls = set[asyncio.Task[None]]()  # that wait for polkit or logind
 
     async def run(self) -> None:
@@ -83,16 +87,21 @@ class Daemon:
 
     async def _serve(self, bus: Bus, poller: EdgePoller) -> NoReturn:
         config = self._config
-        stored = self._notifier.take_stored()
+        self._stored = stored = self._notifier.take_stored()
         self._make_parts(bus, poller)
-        await bus.request_name(config.text("bus.name"))
+        await bus.check_free(config.text("bus.name"))
         self._listener = take_listener(config.text("helper.socket"), stored)
         displays, on_new = config.text("displays.sockets"), self._supervisor.on_new_display
         new_displays = NameWatch(displays, poller, on_new, is_folder=True)
+        user_agents = Refuser(stored)
         try:
             self._supervisor.start(restore(stored, config.text("stream.port")))
-            self._notifier.drop_stored({PORT, STATE} & stored.keys())
+            self._control.restore(stored)
+            self._notifier.drop_stored([STREAM_PORT, STREAM_STATE, HELPER_RECORDS])
             self._logind.start()
+            # Who has us started by asking for our name is answered by one who knows something.
+            await self._has_facts.wait()
+            await bus.request_name(config.text("bus.name"))
             self._notifier.send(READY=1, STATUS=self._control.status.text)
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._on_hangup)
             self._watch()
@@ -103,14 +112,15 @@ class Daemon:
             for call in self._calls:
                 call.cancel()
             self._stop_helpers()
+            self._notifier.store(self._control.hand_over())
             self._control.close()
             self._logind.close()
             self._vt.close()
             new_displays.close()
+            user_agents.close()
             kept = await self._supervisor.close()
             if kept:
-                with kept.fd as port, describe(kept) as state:
-                    self._notifier.store(**{PORT: port, STATE: state})
+                self._notifier.store(describe(kept))
 
     def _make_parts(self, bus: Bus, poller: EdgePoller) -> None:
         config = self._config
@@ -154,17 +164,25 @@ class Daemon:
 
     def _on_facts(self, facts: SeatFacts) -> None:
         self._control.on_facts(facts)
+        self._has_facts.set()
         if self._helpers is None:  # before, nobody could say whose VT is whose: they wait
-            self._helpers = HelperServer(
-                self._listener,
-                self._on_record,
-                needs_xauthority=self._config.flag("helper.needs_xauthority"),
-                allow_root=self._config.flag("helper.allow_root"),
-            )
+            self._hear_helpers()
+
+    def _hear_helpers(self) -> None:
+        self._helpers = HelperServer(
+            self._listener,
+            self._on_record,
+            needs_xauthority=self._config.flag("helper.needs_xauthority"),
+            allow_root=self._config.flag("helper.allow_root"),
+        )
+        rest = list(self._stored)  # theirs, or what another version of us has left
+        self._helpers.adopt(restore_connections(self._stored))
+        self._notifier.drop_stored(rest)
+        self._stored.clear()
 
     def _on_record(self, record: Record, origin: Origin) -> str | None:
         told = Told(record.display, record.xauthority, origin.uid, origin.gid, origin.vt,
-                    origin.leader)  # fmt: skip
+                    origin.leader, origin.leader_start)  # fmt: skip
         helpers = self._helpers
         assert helpers  # noqa: S101 (who calls us)
 
@@ -178,7 +196,9 @@ class Daemon:
 
     def _stop_helpers(self) -> None:
         if self._helpers:
-            self._helpers.close()
+            slowly = self._notifier.may_close_slowly
+            kept = self._helpers.hand_over(may_close_slowly=slowly)
+            self._notifier.store(kept, even_hung_up=True)
         else:
             self._listener.close()
 

@@ -4,6 +4,8 @@
 
     SessiondError                exit status 1, one line for the operator
     ├── UsageError               exit status 2: a wrong option, a wrong value
+    ├── InstallError             our files cannot be put in place or taken away: nothing was changed
+    │   └── NotPermittedError    not by this user
     ├── ProtocolError            the peer broke the protocol: its connection is dead
     ├── LocalProtocolError       we were about to break it: a bug of ours
     ├── PortError                the stream port cannot be opened, or went away
@@ -23,6 +25,14 @@ class SessiondError(Exception):
 
 class UsageError(SessiondError):
     """The command line asks for something that does not exist."""
+
+
+class InstallError(SessiondError):
+    """What is there is in the way, or something is missing; nothing was changed."""
+
+
+class NotPermittedError(InstallError):
+    """The user who runs us may not write there."""
 
 
 class ProtocolError(SessiondError):

@@ -3,7 +3,7 @@
 import logging
 import os
 import select
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from systemd.daemon import listen_fds_with_names, notify
@@ -18,14 +18,18 @@ BARRIER: Final = 2000  # milliseconds that systemd may take to read what it was 
 class Notifier:
     """Talks to $NOTIFY_SOCKET; where there is none, nobody is told.
 
-    ``watchdog`` is how often, in seconds, a sign of life is due; 0 for never. What systemd said
-    is taken out of the environment: it is meant for this process, and for no child of it.
+    ``watchdog`` is how often, in seconds, a sign of life is due; 0 for never. ``may_close_slowly``
+    is whether systemd goes on while it closes what it has stored. What systemd said is taken out of
+    the environment: it is meant for this process, and for no child of it.
     """
 
     def __init__(self) -> None:
         self._socket = os.environ.pop("NOTIFY_SOCKET", "")
         usec = os.environ.pop("WATCHDOG_USEC", "")
         is_ours = os.environ.pop("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        # Said since 254, and since then it closes them beside its work. Before, one that takes long
+        # to close stops all of its work, at the latest when the unit is stopped.
+        self.may_close_slowly = bool(os.environ.pop("FDSTORE", ""))
         self.watchdog = int(usec) / 1e6 / 2 if usec.isdecimal() and is_ours else 0.0
 
     def send(self, **state: str | int) -> None:
@@ -50,19 +54,23 @@ class Notifier:
         for name in names:
             self.send(FDSTOREREMOVE=1, FDNAME=name)
 
-    def store(self, **fds: OwnedFd) -> None:
-        """Let systemd keep descriptors, by their names, until we are started again.
+    def store(self, fds: Mapping[str, OwnedFd], *, even_hung_up: bool = False) -> None:
+        """Let systemd keep descriptors, by their names, until we are started again; close ours.
 
-        Returns when it has them, or after ``BARRIER`` milliseconds. A unit without
-        FileDescriptorStoreMax keeps none.
+        ``even_hung_up``: also those whose other end hangs up meanwhile. Returns when it has them,
+        or after ``BARRIER`` milliseconds. A unit without FileDescriptorStoreMax keeps none.
         """
-        if not self._socket:
-            return
-        for name, fd in fds.items():
-            self._notify(f"FDSTORE=1\nFDNAME={name}", [fd.fileno()])
-        # What a process says that has ended by then is not heard: wait until it was read
-        # (sd_notify_barrier(3)).
-        ours, theirs = os.pipe()
+        poll = "\nFDPOLL=0" if even_hung_up else ""
+        if self._socket and fds:
+            for name, fd in fds.items():
+                self._notify(f"FDSTORE=1\nFDNAME={name}{poll}", [fd.fileno()])
+            self._wait_until_read()
+        for fd in fds.values():
+            fd.close()
+
+    def _wait_until_read(self) -> None:
+        """Wait for systemd to read what was sent: who has ended by then is not heard."""
+        ours, theirs = os.pipe()  # sd_notify_barrier(3)
         with OwnedFd(ours), OwnedFd(theirs) as barrier:
             self._notify("BARRIER=1", [barrier.fileno()])
             barrier.close()

@@ -1,18 +1,15 @@
 """Where the contract lies: the interfaces' XML that is installed beside the program."""
 
-import sys
-from pathlib import Path
 from typing import Final
 
+from sessiond import data
 from sessiond.errors import UsageError
 from sessiond.transport.contract import Interface, parse
 
 FILE: Final = "org.spice_space.Sessiond1.xml"
-_INTERFACES: Final = "share/dbus-1/interfaces"
 PLACES: Final = (
-    Path(__file__).parents[2] / "dbus",  # of the source tree
-    Path(sys.prefix, _INTERFACES),
-    Path("/usr", _INTERFACES),
+    *(directory / "dbus" for directory in data.DIRECTORIES),
+    data.TREE.parent / "dbus-1/interfaces",  # the Debian package: beside it in /usr/share
 )
 
 

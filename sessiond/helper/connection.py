@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sessiond.errors import ProtocolError
-from sessiond.helper.drops import Drops, read_nowait
+from sessiond.helper.keep import KeptConnection
 from sessiond.helper.origin import Origin
+from sessiond.transport.drops import Drops, may_pass_descriptors, read_nowait
 from sessiond.wire.helper import MAX_MESSAGE, Record, RecordReader
 
 log = logging.getLogger(__name__)
@@ -49,10 +50,21 @@ class Connection:
         self._limits = limits
         self._drops = drops
         self._on_end = on_end
-        self._received = 0
+        self._received = b""
         self._silence: asyncio.TimerHandle | None = None
         self._deadline = self._loop.call_later(limits.deadline, self._on_deadline)
         self._loop.add_reader(sock, self._on_readable)
+
+    @property
+    def may_pass_descriptors(self) -> bool:
+        """Whether the helper can make closing it take long (``drops``)."""
+        return may_pass_descriptors(self._sock)
+
+    def hand_over(self) -> KeptConnection:
+        """Hear it no more; the socket, and what it has said, are the caller's."""
+        self._stop()
+        sock = socket.socket(fileno=self._sock.detach())
+        return KeptConnection(sock, self.origin.start, self._received)
 
     def close(self) -> None:
         """Close it, without a word to ``on_end``; a second call does nothing."""
@@ -74,7 +86,11 @@ class Connection:
         if not data:
             self._finish()
             return
-        self._received += len(data)
+        self.feed(data)
+
+    def feed(self, data: bytes) -> None:
+        """Take what it says; ``on_end`` may be called at once."""
+        self._received += data
         try:
             self._reader.feed(data)
         except ProtocolError as error:
@@ -93,7 +109,7 @@ class Connection:
         self._end(f"it did not finish within {self._limits.deadline:g} s")
 
     def _finish(self) -> None:
-        log.debug("uid %d: a message of %d bytes", self.origin.uid, self._received)
+        log.debug("uid %d: a message of %d bytes", self.origin.uid, len(self._received))
         try:
             record = self._reader.finish()
         except ProtocolError as error:

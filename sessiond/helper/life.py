@@ -1,9 +1,11 @@
 """Tells when the leader of a kernel session ends: without logind that is the session's end."""
 
 import asyncio
+import errno
 import os
 from collections.abc import Callable
 
+from sessiond.helper.origin import start_of
 from sessiond.transport.fds import OwnedFd
 
 
@@ -14,12 +16,15 @@ class Lives:
         self._loop = asyncio.get_running_loop()
         self._watched: dict[int, OwnedFd] = {}
 
-    def watch(self, key: int, pid: int, on_end: Callable[[], None]) -> None:
+    def watch(self, key: int, pid: int, start: int, on_end: Callable[[], None]) -> None:
         """Call ``on_end`` when that process ends, unless the key has got another one by then.
 
-        Raises ProcessLookupError if it has ended already.
+        ``start`` is when it began (``origin.start_of``). Raises ProcessLookupError if it has ended
+        already, whoever has its number now.
         """
         pidfd = OwnedFd(os.pidfd_open(pid))
+        if start_of(pid) != start:
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
         self.forget(key)
         self._watched[key] = pidfd
         self._loop.add_reader(pidfd.fileno(), self._ended, key, on_end)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from sessiond.errors import SessiondError, UsageError
-from sessiond.helper.drops import refuse_descriptors
+from sessiond.transport.drops import refuse_descriptors
 from sessiond.transport.fds import OwnedFd
 
 log = logging.getLogger(__name__)

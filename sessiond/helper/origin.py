@@ -51,15 +51,17 @@ class Stat:
 class Origin:
     """A helper's process: ``vt`` is 0 where its controlling terminal is none, or no VT.
 
-    ``leader`` is the pid of its kernel session's leader, which may have ended; 0 for one that we
-    cannot see.
+    ``leader`` is the pid of its kernel session's leader, 0 for one that we cannot see. ``start``
+    and ``leader_start`` are when they began, as in ``Stat``; that of a leader which has ended is 0.
     """
 
     uid: int
     gid: int
     pid: int
+    start: int
     vt: int
     leader: int
+    leader_start: int
 
 
 def parse_stat(text: bytes) -> Stat:
@@ -101,6 +103,8 @@ def origin_of(sock: socket.socket) -> Origin:
         raise ProtocolError("its process is in another PID namespace")
     with _pidfd(sock, peer) as pidfd:
         owner, stat = _look_up(peer.pid)
+        # Nobody else gets the leader's number while there is a process in its session.
+        leader_start = start_of(stat.session)
         _check_unchanged(pidfd)
     if owner != peer.uid:
         raise ProtocolError(f"its process belongs to uid {owner} now")
@@ -108,7 +112,19 @@ def origin_of(sock: socket.socket) -> Origin:
     # for sure; a process that is younger than its own connection can.
     if stat.start > now:
         raise PeerGoneError("its process has ended, and another has its number")
-    return Origin(peer.uid, peer.gid, peer.pid, vt_of(stat.tty), stat.session)
+    vt = vt_of(stat.tty)
+    return Origin(peer.uid, peer.gid, peer.pid, stat.start, vt, stat.session, leader_start)
+
+
+def start_of(pid: int) -> int:
+    """Return when a process began, as in ``Stat``: with its pid it says which one it is.
+
+    0 if there is none of that number.
+    """
+    try:
+        return _look_up(pid)[1].start
+    except SessiondError:
+        return 0
 
 
 def _pidfd(sock: socket.socket, peer: Peer) -> OwnedFd:

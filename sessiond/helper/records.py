@@ -20,7 +20,8 @@ class RecordRefusedError(Exception):
 class Told:
     """A helper's words, and who said them: ``vt`` is 0 without a controlling VT.
 
-    ``leader`` is the pid of the leader of the helper's kernel session.
+    ``leader`` is the pid of the leader of the helper's kernel session, ``leader_start`` when that
+    process began (``origin.Origin``).
     """
 
     display: str
@@ -29,6 +30,28 @@ class Told:
     gid: int
     vt: int
     leader: int
+    leader_start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A record and what it belongs to: logind's session of that id and that beginning.
+
+    "" and 0 without logind: then the record itself says what it belongs to.
+    """
+
+    told: Told
+    session: str = ""
+    since: int = 0
+
+    def is_of(self, session: Session | None) -> bool:
+        """Whether that is the session: an id may come again."""
+        told = self.told
+        return (
+            session is not None
+            and (session.id, session.since, session.uid) == (self.session, self.since, told.uid)
+            and told.vt in {0, session.vt}
+        )
 
 
 class Records:
@@ -40,16 +63,25 @@ class Records:
     def __init__(self, seat: str, vt_owner: Callable[[int], int]) -> None:
         self._seat = seat
         self._vt_owner = vt_owner
-        self._by_session: dict[str, Told] = {}
+        self._by_session: dict[str, Taken] = {}
         self._by_vt: dict[int, Told] = {}  # of the time without logind
 
     def of(self, session_id: str) -> Told | None:
         """Return the record of a session."""
-        return self._by_session.get(session_id) or self._bare().get(session_id)
+        return self.all().get(session_id)
 
     def all(self) -> Mapping[str, Told]:
         """Return the records by session, as they are now."""
-        return {**self._bare(), **self._by_session}
+        with_logind = {key: taken.told for key, taken in self._by_session.items()}
+        return {**self._bare(), **with_logind}
+
+    def taken(self) -> list[Taken]:
+        """Return what ``restore`` and, without logind, ``add`` need to have all records again."""
+        return [*map(Taken, self._by_vt.values()), *self._by_session.values()]
+
+    def restore(self, taken: Taken) -> None:
+        """Take back the record of a session of logind's; the next ``prune`` sees if it is so."""
+        self._by_session[taken.session] = taken
 
     def on_vt(self, vt: int) -> Told | None:
         """Return the record of a VT, of the time without logind."""
@@ -63,7 +95,7 @@ class Records:
         """
         if facts.has_logind:
             session = _placed(told, facts, session_id)
-            self._by_session[session.id] = told
+            self._by_session[session.id] = Taken(told, session.id, session.since)
             return session.id
         if not told.vt:
             raise RecordRefusedError("it has no virtual terminal, and there is no logind to ask")
@@ -83,7 +115,11 @@ class Records:
         """
         if not facts.has_logind:
             return
-        self._by_session = {k: told for k, told in self._by_session.items() if k in facts.sessions}
+        self._by_session = {
+            key: taken
+            for key, taken in self._by_session.items()
+            if taken.is_of(facts.sessions.get(key))
+        }
         without, self._by_vt = self._by_vt, {}
         for told in without.values():
             with contextlib.suppress(RecordRefusedError):

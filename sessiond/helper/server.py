@@ -9,14 +9,16 @@ import asyncio
 import logging
 import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from sessiond.errors import SessiondError
 from sessiond.helper.connection import Connection, Limits
-from sessiond.helper.drops import Drops
+from sessiond.helper.keep import KeptConnection, describe_connections
 from sessiond.helper.origin import Origin, Peer, origin_of, peer_of
 from sessiond.helper.refusals import Refusals
+from sessiond.transport.drops import Drops
+from sessiond.transport.fds import OwnedFd
 from sessiond.wire.helper import Record, RecordReader
 
 log = logging.getLogger(__name__)
@@ -59,6 +61,28 @@ class HelperServer:
         self._is_listening = False
         self._is_short = False
         self._update()
+
+    def adopt(self, kept: Sequence[KeptConnection]) -> None:
+        """Hear to the end whom another server has handed over, each within all limits."""
+        for it in kept:
+            it.sock.setblocking(False)
+            self._take(it.sock, it)
+        if kept:
+            log.info("connections of helpers that were kept: %d", len(self._connections))
+
+    def hand_over(self, *, may_close_slowly: bool) -> dict[str, OwnedFd]:
+        """Hear nobody any more, and return those not done, to be stored (``helper.keep``).
+
+        With ``may_close_slowly`` whoever holds them is not stopped where closing one takes long
+        (``transport.drops``). Else those with whom it may are let go, as all are by ``close``.
+        """
+        kept = [
+            connection.hand_over()
+            for connection in self._connections
+            if may_close_slowly or not connection.may_pass_descriptors
+        ]
+        self.close()
+        return describe_connections(kept)
 
     def close(self) -> None:
         """Hear nobody any more; a second call does nothing."""
@@ -128,11 +152,13 @@ class HelperServer:
         self._retry = None
         self._update()
 
-    def _take(self, sock: socket.socket) -> None:
+    def _take(self, sock: socket.socket, kept: KeptConnection | None = None) -> None:
         peer = peer_of(sock)
         try:
             self._check(peer)
             origin = origin_of(sock)
+            if kept:
+                kept.check_same(origin)
         except SessiondError as error:
             self._drops.close(sock)
             self._refusals.add(peer.uid, peer.pid, str(error))
@@ -148,11 +174,15 @@ class HelperServer:
         self._connections.add(connection)
         self._of_uid[peer.uid] += 1
         self._update()
+        if kept and kept.received:
+            connection.feed(kept.received)
 
     def _check(self, peer: Peer) -> None:
         """Raise SessiondError if nothing is to be heard of this one now."""
         if peer.uid == 0 and not self._allow_root:
             raise SessiondError("root's helpers are not heard (helper.allow_root)")
+        if len(self._connections) >= self._limits.connections:
+            raise SessiondError(f"there are {self._limits.connections} connections already")
         if self._of_uid.get(peer.uid, 0) >= self._limits.per_uid:
             raise SessiondError(f"its user has {self._limits.per_uid} connections already")
 

@@ -1,24 +1,22 @@
 """What of the port outlives a restart of the daemon: its descriptor, and the rest of a message.
 
 A port that is closed while the host is stopped in mid-stream never works again, so a restart must
-not close it. systemd's descriptor store holds it meanwhile (sd_notify(3), FDSTORE), and beside it a
-memfd that says what the host was asking for and which bytes it is still owed.
+not close it. Beside its descriptor a memo says what the host was asking for and which bytes it is
+still owed.
 """
 
-import json
+import functools
 import logging
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from sessiond.transport.fds import OwnedFd
+from sessiond.transport.keep import STREAM_PORT, STREAM_STATE, Memo
 
 log = logging.getLogger(__name__)
 
-PORT: Final = "stream_port"  # their names in the store
-STATE: Final = "stream_state"
-_MAX_STATE: Final = 2 * (33 << 20)  # bytes: a frame of 32 MiB in hexadecimal, and some
+# A frame of 32 MiB in hexadecimal, and some.
+_MEMO: Final = Memo(STREAM_STATE, version=1, max_size=2 * (33 << 20))
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,41 +30,32 @@ class KeptPort:
     unsent: bytes
 
 
-def describe(port: KeptPort) -> OwnedFd:
-    """Return a memfd with all of it but the descriptor."""
+def describe(port: KeptPort) -> dict[str, OwnedFd]:
+    """Return what is to be stored, by its names."""
     state = {
         "path": port.path,
         "codecs": list(port.codecs),
         "quality": port.quality,
         "unsent": port.unsent.hex(),
     }
-    memory = OwnedFd(os.memfd_create(STATE, os.MFD_CLOEXEC))
-    with open(os.dup(memory.fileno()), "wb") as file:
-        file.write(json.dumps(state).encode())
-    return memory
+    return {STREAM_PORT: port.fd, STREAM_STATE: _MEMO.write(state)}
 
 
-def restore(stored: Mapping[str, OwnedFd], path: str) -> KeptPort | None:
-    """Return the port that systemd kept; None if there is none, or it is another one.
-
-    ``stored`` are the descriptors by their names; what is not used is closed with them.
-    """
-    if PORT not in stored or STATE not in stored:
-        return None
-    try:
-        data = os.pread(stored[STATE].fileno(), _MAX_STATE, 0)
-        state = json.loads(data)
-        kept = KeptPort(
-            fd=stored[PORT],
-            path=str(state["path"]),
-            codecs=tuple(int(codec) for codec in state["codecs"]),
-            quality=bool(state["quality"]),
-            unsent=bytes.fromhex(state["unsent"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        log.warning("the kept port cannot be used: %s", error)
-        return None
-    if kept.path != path:
+def restore(stored: dict[str, OwnedFd], path: str) -> KeptPort | None:
+    """Take out what ``describe`` gave; None if there is no port, or it is another one."""
+    fd = stored.pop(STREAM_PORT, None)
+    kept = _MEMO.read(stored, functools.partial(_port, fd)) if fd else None
+    if kept and kept.path != path:
         log.info("the port that was kept is %s, not %s", kept.path, path)
         return None
     return kept
+
+
+def _port(fd: OwnedFd, state: Any) -> KeptPort:  # noqa: ANN401 (as it was stored)
+    return KeptPort(
+        fd=fd,
+        path=str(state["path"]),
+        codecs=tuple(int(codec) for codec in state["codecs"]),
+        quality=bool(state["quality"]),
+        unsent=bytes.fromhex(state["unsent"]),
+    )

@@ -209,7 +209,15 @@ class Bus:
         except BusCallError as error:
             raise BusError(f"cannot own the name {name}: {error.text}") from error
         if result not in _OWNER:
-            raise BusError(f"the name {name} is taken: another instance is running")
+            raise _taken(name)
+
+    async def check_free(self, name: str) -> None:
+        """Raise BusError if somebody owns ``name``: for who is to own it a little later."""
+        [is_owned] = await self.call(
+            Call(DRIVER, _DRIVER_PATH, DRIVER, "NameHasOwner", "s", [name])
+        )
+        if is_owned:
+            raise _taken(name)
 
     def serve(self, handler: CallHandler) -> None:
         """Let ``handler`` have every method call first: it returns whether the call is its own.
@@ -296,6 +304,10 @@ class Bus:
 
     def _loss(self) -> BusError:
         return self._error if isinstance(self._error, BusError) else BusError("the bus is closed")
+
+
+def _taken(name: str) -> BusError:
+    return BusError(f"the name {name} is taken: another instance is running")
 
 
 def _close_unclaimed(incoming: Incoming) -> None:

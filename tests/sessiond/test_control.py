@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import subprocess
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -15,12 +17,14 @@ from sessiond.bus.control import NO_SUCH_SESSION, NOT_RELOADED, NOT_SWITCHED
 from sessiond.config import KEYS, Config
 from sessiond.control import HISTORY, SeatControl
 from sessiond.errors import BusCallError, BusError, RequestError, UsageError
+from sessiond.helper.keep import describe_records, restore_records
+from sessiond.helper.origin import start_of
 from sessiond.helper.records import Told
 from sessiond.model import Counters, Decision, Reason, SeatFacts, Session, State, Status
 from tests.fixtures.loop import Signal, in_loop, turns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterator
 
 ALICE = Session(
     id="3",
@@ -631,7 +635,7 @@ async def test_a_leader_that_cannot_be_watched_refuses_the_record(
     monkeypatch.setattr(module, "_vt_owner", lambda _vt: 1000)
     control, parts = make()
     parts.front = 7
-    good = Told(":1", "", 1000, 1000, 7, os.getpid())
+    good = Told(":1", "", 1000, 1000, 7, os.getpid(), start_of(os.getpid()))
     assert control.on_record(good, 1, parts.ordered.append) == ""
     assert parts.decision == Decision("vt7")
     unseen = replace(good, display=":2", leader=0)  # in another pid namespace
@@ -647,7 +651,7 @@ async def test_a_pause_without_logind_is_not_the_next_users(
     monkeypatch.setattr(module, "_vt_owner", lambda _vt: 1000)
     control, parts = make()
     parts.front = 7
-    told = Told(":1", "", 1000, 1000, 7, os.getpid())
+    told = Told(":1", "", 1000, 1000, 7, os.getpid(), start_of(os.getpid()))
     control.on_record(told, 1, parts.ordered.append)
     control.set_streaming("vt7", enabled=False, by_owner=True)
     assert parts.reason() is Reason.PAUSED_BY_USER
@@ -661,8 +665,77 @@ async def test_a_pause_without_logind_is_not_the_next_users(
 async def test_a_record_that_is_said_again_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_vt_owner", lambda _vt: 1000)
     control, parts = make()
-    told = Told(":1", "", 1000, 1000, 7, os.getpid())
+    told = Told(":1", "", 1000, 1000, 7, os.getpid(), start_of(os.getpid()))
     for _ in range(3):
         assert control.on_record(told, 1, parts.ordered.append) == ""
     assert parts.recorded == ["vt7"]
+    control.close()
+
+
+# What outlives a restart.
+
+
+@in_loop
+async def test_what_was_told_holds_again_where_it_is_still_so() -> None:
+    control, parts = make()
+    parts.facts(ALICE, BOB)
+    told = Told(":1", "/x", ALICE.uid, ALICE.gid, 8, 1, 1)
+    ended = replace(told, uid=BOB.uid, gid=BOB.gid, vt=9)
+    for each in (told, ended):
+        assert control.on_record(each, 1, parts.ordered.append) == ""
+    stored = control.hand_over()
+    control.close()
+
+    control, parts = make()
+    control.restore(stored)
+    assert not stored
+    assert parts.decisions == [], "nothing is known yet"
+    parts.facts(ALICE, replace(BOB, since=BOB.since + 1))  # the id has come again
+    assert control.record_of(ALICE.id) == told
+    assert control.record_of(BOB.id) is None
+    control.close()
+
+
+@pytest.fixture
+def leader() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        yield process
+        process.kill()
+
+
+@in_loop
+async def test_without_logind_what_was_told_holds_again_while_its_leader_lives(
+    leader: subprocess.Popen[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    owners = {7: 1000, 8: 1001, 9: 1002}
+    monkeypatch.setattr(module, "_vt_owner", owners.__getitem__)
+    start = start_of(leader.pid)
+    all_told = [Told(f":{vt}", "", uid, uid, vt, leader.pid, start) for vt, uid in owners.items()]
+    control, parts = make()
+    for told in all_told:
+        assert control.on_record(told, 1, parts.ordered.append) == ""
+    stored = control.hand_over()
+    control.close()
+
+    # Meanwhile the leader on VT 8 has ended, and another process has its number; and VT 9 is
+    # somebody else's.
+    kept = restore_records(stored)
+    kept[1] = replace(kept[1], told=replace(all_told[1], leader_start=start - 1))
+    owners[9] = 1000
+    control, parts = make()
+    control.restore(describe_records(kept))
+    lines = [line for line in caplog.messages if "is forgotten" in line]
+    assert len(lines) == 2
+    assert "No such process" in lines[0]
+    assert "VT 9 belongs to uid 1000" in lines[1]
+    parts.front = 7
+    control.on_facts(seat(has_logind=False))
+    assert parts.decision == Decision("vt7")
+    assert control.facts.sessions.keys() == {"vt7"}
+    leader.kill()
+    while control.facts.sessions:
+        await turns(1)
     control.close()

@@ -1,17 +1,22 @@
 """systemd's side of sd_notify(3) is a datagram socket: what arrives there is what was told."""
 
+import array
 import os
+import select
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from sessiond.notify import Notifier
+from sessiond.transport.fds import OwnedFd
 
-VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "FDSTORE")
+PATIENCE = 10.0  # seconds
 
 
 @pytest.fixture(autouse=True)
@@ -87,3 +92,75 @@ def test_watchdog(usec: str, pid: str, seconds: float, monkeypatch: pytest.Monke
     if pid:
         monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()) if pid == "ours" else pid)
     assert Notifier().watchdog == seconds
+
+
+# The descriptor store.
+
+
+def told(systemd: socket.socket) -> tuple[str, int]:
+    """Return the next message and the descriptor that came with it, -1 for none."""
+    assert select.select([systemd], [], [], PATIENCE)[0], "nothing is told"
+    flags = socket.MSG_CMSG_CLOEXEC
+    data, ancillary, _, _ = systemd.recvmsg(4096, socket.CMSG_SPACE(4), flags)
+    fds = array.array("i", ancillary[0][2]) if ancillary else [-1]
+    return data.decode(), fds[0]
+
+
+def hear_until_the_barrier(systemd: socket.socket, messages: list[tuple[str, int]]) -> None:
+    """Add what is told before the barrier, and then let that go, as systemd does."""
+    while True:
+        text, fd = told(systemd)
+        if text == "BARRIER=1":
+            os.close(fd)
+            return
+        messages.append((text, fd))
+
+
+@pytest.mark.parametrize("even_hung_up", [False, True])
+def test_what_is_stored_has_arrived_on_return(
+    systemd: socket.socket, *, even_hung_up: bool
+) -> None:
+    ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    fds = {"one": OwnedFd(theirs), "other": OwnedFd(os.dup(theirs))}
+    messages = list[tuple[str, int]]()
+    with ThreadPoolExecutor(1) as thread, OwnedFd(ours):
+        heard = thread.submit(hear_until_the_barrier, systemd, messages)
+        Notifier().store(fds, even_hung_up=even_hung_up)
+        poll = "\nFDPOLL=0" if even_hung_up else ""
+        texts = [text for text, _ in messages]
+        assert texts == [f"FDSTORE=1\nFDNAME={name}{poll}" for name in fds]
+        for _, fd in messages:
+            os.write(fd, b".")
+            os.close(fd)
+        assert os.read(ours, 3) == b".."
+        assert os.read(ours, 1) == b"", "ours are closed"
+        heard.result()
+
+
+def test_nothing_to_store_is_not_worth_a_word(systemd: socket.socket) -> None:
+    Notifier().store({})
+    with pytest.raises(BlockingIOError):
+        systemd.recv(1)
+
+
+def test_without_systemd_what_was_to_be_stored_is_closed() -> None:
+    ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    Notifier().store({"one": OwnedFd(theirs)})
+    with OwnedFd(ours):
+        assert os.read(ours, 1) == b""
+
+
+def test_what_is_dropped_is_named(systemd: socket.socket) -> None:
+    Notifier().drop_stored(["one", "other"])
+    for name in ("one", "other"):
+        assert systemd.recv(4096) == f"FDSTOREREMOVE=1\nFDNAME={name}".encode()
+
+
+@pytest.mark.parametrize(("value", "expected"), [(None, False), ("128", True)])
+def test_a_systemd_that_has_this_closes_beside_its_work(
+    value: str | None, monkeypatch: pytest.MonkeyPatch, *, expected: bool
+) -> None:
+    if value:
+        monkeypatch.setenv("FDSTORE", value)
+    assert Notifier().may_close_slowly is expected
+    assert "FDSTORE" not in os.environ

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sessiond.helper import drops as drops_module
-from sessiond.helper.drops import Drops
+from sessiond.transport import drops as drops_module
+from sessiond.transport.drops import Drops
 from tests.fixtures.loop import in_loop, turns
 from tests.sessiond.helper.peers import OK
 from tests.sessiond.helper.served import RECORD, end, wait_closed, world
@@ -124,7 +124,7 @@ def test_nor_do_those_that_nobody_has_read() -> None:
 async def test_nobody_is_accepted_while_too_many_cannot_be_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sessiond.helper.drops.MAX_WAITING", 1)
+    monkeypatch.setattr("sessiond.transport.drops.MAX_WAITING", 1)
     monkeypatch.setattr("sessiond.helper.server.RETRY", 0.01)
     with world() as it, lingering_socket() as (receiver, lingering):
         await connect_rogue(it, lingering)

@@ -21,6 +21,7 @@ from sessiond.helper.origin import (
     origin_of,
     parse_stat,
     peer_of,
+    start_of,
     vt_of,
 )
 from tests.sessiond.helper.peers import NOBODY, accept, address, fresh_name, peer, wait_line
@@ -97,7 +98,10 @@ def test_a_living_process_is_found(name: str, listener: socket.socket) -> None:
     code = "os.setsid(); connect()" + WAIT
     with peer(name, code) as child, accept(listener) as sock:
         wait_line(child)
-        assert origin_of(sock) == Origin(os.getuid(), os.getgid(), child.pid, 0, child.pid)
+        start = start_of(child.pid)
+        assert 0 < start <= time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK")
+        expected = Origin(os.getuid(), os.getgid(), child.pid, start, 0, child.pid, start)
+        assert origin_of(sock) == expected
 
 
 @pytest.mark.usefixtures("either_kernel")

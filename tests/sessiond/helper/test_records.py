@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import pytest
 
-from sessiond.helper.records import RecordRefusedError, Records, Told
+from sessiond.helper.records import RecordRefusedError, Records, Taken, Told
 from sessiond.logind.decide import Policy, decide
 from sessiond.model import Decision, Reason, SeatFacts, Session
 
@@ -16,7 +16,7 @@ ALICE = Session(
     cls="user", since=1,
 )  # fmt: skip
 BOB = replace(ALICE, id="4", uid=1001, user="bob", vt=9)
-TOLD = Told(":1", "/run/user/1000/gdm/Xauthority", 1000, 1000, 8, 500)
+TOLD = Told(":1", "/run/user/1000/gdm/Xauthority", 1000, 1000, 8, 500, 77)
 
 
 def facts(*sessions: Session, active: str = "") -> SeatFacts:
@@ -47,6 +47,35 @@ def test_it_belongs_to_the_session_on_its_vt_and_goes_with_it() -> None:
     assert kept.of("3") is TOLD
     kept.prune(facts(BOB))
     assert kept.of("3") is None
+
+
+@pytest.mark.parametrize(
+    ("now", "holds"),
+    [
+        (ALICE, True),
+        (replace(ALICE, type="tty", active=True), True),
+        (replace(ALICE, since=2), False),  # logind gives an id again
+        (replace(ALICE, uid=1001), False),
+        (replace(ALICE, vt=9), False),
+        (replace(ALICE, id="4"), False),
+    ],
+)
+def test_what_is_taken_back_holds_for_the_very_session_alone(now: Session, *, holds: bool) -> None:
+    before, kept = records(), records()
+    before.add(TOLD, facts(ALICE, BOB))
+    for taken in before.taken():
+        kept.restore(taken)
+    kept.prune(NO_LOGIND)  # it may start after us
+    kept.prune(facts(now))
+    assert kept.taken() == [Taken(TOLD, "3", 1)][: int(holds)]
+    assert kept.of(now.id) is (TOLD if holds else None)
+
+
+def test_without_a_vt_it_is_taken_back_where_the_session_is_on_one() -> None:
+    kept = records()
+    kept.restore(Taken(replace(TOLD, vt=0), "3", 1))
+    kept.prune(facts(ALICE))
+    assert kept.of("3") == replace(TOLD, vt=0)
 
 
 def test_the_newest_record_and_the_newest_session_count() -> None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sessiond.stream.keep import PORT, STATE, KeptPort, describe, restore
+from sessiond.stream.keep import KeptPort, describe, restore
 from sessiond.transport.fds import OwnedFd
+from sessiond.transport.keep import STREAM_PORT, STREAM_STATE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,39 +33,44 @@ def state_of(text: bytes) -> OwnedFd:
 @pytest.mark.parametrize("unsent", [b"", b"\0rest of a frame", bytes(3 << 20)])
 def test_it_comes_back_as_it_was(port: OwnedFd, unsent: bytes) -> None:
     kept = KeptPort(port, PATH, (1, 3), quality=True, unsent=unsent)
-    with describe(kept) as state:
-        assert restore({PORT: port, STATE: state}, PATH) == kept
+    stored = describe(kept)
+    assert restore(stored, PATH) == kept
+    assert not stored
 
 
 def test_nothing_was_kept(port: OwnedFd) -> None:
     assert restore({}, PATH) is None
-    assert restore({PORT: port}, PATH) is None
-    with state_of(b"{}") as state:
-        assert restore({STATE: state}, PATH) is None
+    assert restore({STREAM_PORT: port}, PATH) is None
+    assert restore({STREAM_STATE: state_of(b"{}")}, PATH) is None
 
 
 def test_another_port_is_not_ours(port: OwnedFd) -> None:
     kept = KeptPort(port, PATH, (), quality=False, unsent=b"")
-    with describe(kept) as state:
-        assert restore({PORT: port, STATE: state}, f"{PATH}.other") is None
+    assert restore(describe(kept), f"{PATH}.other") is None
 
 
 GOOD = {"path": PATH, "codecs": [1], "quality": False, "unsent": "00ff"}
+
+
+def memo(content: object) -> bytes:
+    return json.dumps({"version": 1, "content": content}).encode()
+
+
 DAMAGED = {
-    "nothing": b"",
-    "no JSON": b"\xff{",
-    "no object": b"[]",
-    "cut": json.dumps(GOOD).encode()[:-3],
-    "no path": json.dumps({k: v for k, v in GOOD.items() if k != "path"}).encode(),
-    "codecs that are none": json.dumps({**GOOD, "codecs": ["mjpeg"]}).encode(),
-    "a rest that is no hexadecimal": json.dumps({**GOOD, "unsent": "0x"}).encode(),
+    "no path": memo({k: v for k, v in GOOD.items() if k != "path"}),
+    "codecs that are none": memo({**GOOD, "codecs": ["mjpeg"]}),
+    "a rest that is no hexadecimal": memo({**GOOD, "unsent": "0x"}),
 }
+
+
+def test_what_the_damaged_ones_are_made_of_is_right(port: OwnedFd) -> None:
+    stored = {STREAM_PORT: port, STREAM_STATE: state_of(memo(GOOD))}
+    assert restore(stored, PATH) == KeptPort(port, PATH, (1,), quality=False, unsent=b"\0\xff")
 
 
 @pytest.mark.parametrize("text", DAMAGED.values(), ids=DAMAGED.keys())
 def test_a_damaged_state_is_as_good_as_none(
     port: OwnedFd, caplog: pytest.LogCaptureFixture, text: bytes
 ) -> None:
-    with state_of(text) as state:
-        assert restore({PORT: port, STATE: state}, PATH) is None
-    assert "the kept port cannot be used" in caplog.text
+    assert restore({STREAM_PORT: port, STREAM_STATE: state_of(text)}, PATH) is None
+    assert "what was kept as stream_state cannot be used" in caplog.text

@@ -143,9 +143,11 @@ async def test_failing_handler_ends_the_connection_loudly(private_bus: PrivateBu
 async def test_name_is_owned_once(private_bus: PrivateBus) -> None:
     with ExitStack() as stack:
         pair = await Pair.connect(stack, private_bus.address)
+        await pair.client.check_free(NAME)
         await pair.server.request_name(NAME)
-        with pytest.raises(BusError, match="taken"):
-            await pair.client.request_name(NAME)
+        for claim in (pair.client.request_name, pair.client.check_free):
+            with pytest.raises(BusError, match="taken"):
+                await claim(NAME)
         with pytest.raises(BusError, match="cannot own"):
             await pair.client.request_name("org.freedesktop.DBus")
 

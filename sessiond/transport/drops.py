@@ -29,6 +29,14 @@ def refuse_descriptors(listener: socket.socket) -> None:
         listener.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
 
 
+def may_pass_descriptors(sock: socket.socket) -> bool:
+    """Whether descriptors may come with what comes out of a connection."""
+    try:
+        return bool(sock.getsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS))
+    except OSError:
+        return True
+
+
 def read_nowait(sock: socket.socket, size: int) -> bytes:
     """Return what arrived, b"" at the end; BlockingIOError when there is nothing.
 
@@ -74,7 +82,7 @@ class Drops:
         self._queue.put(sock)
         if not self._thread:
             # A daemon thread, which the program's end does not wait for.
-            self._thread = threading.Thread(target=self._run, name="helper drops", daemon=True)
+            self._thread = threading.Thread(target=self._run, name="drops", daemon=True)
             self._thread.start()
 
     def _run(self) -> None:

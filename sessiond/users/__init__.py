@@ -1,0 +1,1 @@
+"""The users' agents, who connect to the daemon's socket by themselves."""
