@@ -1,7 +1,7 @@
 """The command line of ``spice-session-agent``."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NoReturn
 
 from agent.capture import NAMES
@@ -97,11 +97,15 @@ def _add_placeholder(commands: "argparse._SubParsersAction[_Parser]") -> None:
 
 
 def codec_options(
-    assignments: Sequence[str], encoders: Sequence[type[Encoder]]
+    assignments: Sequence[str],
+    encoders: Sequence[type[Encoder]],
+    *,
+    on_unknown: Callable[[str], None] | None = None,
 ) -> tuple[int, dict[str, int]]:
     """Return the frame rate and a value for every option of the encoders.
 
-    Raises UsageError for a name that none of them knows or a value out of its range.
+    Raises UsageError for a value out of its range, and for a name that none of them knows; but
+    with ``on_unknown`` that is called with what is wrong, and the assignment left out.
     """
     known: dict[str, IntOption] = {"framerate": FRAMERATE}
     for encoder in encoders:
@@ -110,14 +114,18 @@ def codec_options(
     for assignment in assignments:
         name, _, value = assignment.partition("=")
         name = name.removeprefix("mjpeg.")
-        values[name] = _value(assignment, name, value, known)
+        if name in known:
+            values[name] = _value(assignment, name, value, known)
+            continue
+        names = ", ".join(sorted(known))
+        text = f"codec option {assignment!r}: there is no {name!r}, only {names}"
+        if not on_unknown:
+            raise UsageError(text)
+        on_unknown(text)
     return values.pop("framerate"), values
 
 
 def _value(assignment: str, name: str, value: str, known: Mapping[str, IntOption]) -> int:
-    if name not in known:
-        raise UsageError(f"codec option {assignment!r}: there is no {name!r}, only "
-                         + ", ".join(sorted(known)))  # fmt: skip
     low, high = known[name].low, known[name].high
     # int() refuses thousands of digits with an error of its own.
     is_number = value.isascii() and value.isdecimal() and len(value) <= _MAX_DIGITS

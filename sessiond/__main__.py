@@ -35,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"spice-sessiond: {error}", file=sys.stderr)  # noqa: T201 (no log yet)
         return 2
     logs.set_up(debug=config.debug)
+    if config.without_effect:
+        names = ", ".join(config.without_effect)
+        log.warning("options of spice-streaming-agent that have no effect here: %s", names)
     _keep_memory()
     try:
         asyncio.run(Daemon(config, lambda: load(arguments)).run())

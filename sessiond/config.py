@@ -48,6 +48,15 @@ def _texts(value: object) -> tuple[str, ...]:
     return tuple(_text(item) for item in value)
 
 
+def _assignments(value: object) -> tuple[str, ...]:
+    texts = _texts(value)
+    if not all(
+        name and is_assigned for name, is_assigned, _ in (it.partition("=") for it in texts)
+    ):
+        raise ValueError
+    return texts
+
+
 def _command(value: object) -> tuple[str, ...]:
     command = _texts(value)
     if not command:
@@ -116,7 +125,7 @@ KEYS: Final[Mapping[str, Key]] = {
     ),
     "stream.codec_options": Key(
         (),
-        _texts,
+        _assignments,
         'a list such as ["framerate=30"]',
         "options for the agents' encoders",
         is_live=True,
@@ -175,6 +184,7 @@ class Config:
 
     values: Mapping[str, Value]
     debug: bool = False
+    without_effect: tuple[str, ...] = ()  # options of spice-streaming-agent's that were given
 
     def flag(self, key: str) -> bool:
         """Return the value of a key that is true or false."""
@@ -220,7 +230,27 @@ def build_parser() -> argparse.ArgumentParser:
         help="set one key, in TOML: --set stream.grace=2",
     )  # fmt: skip
     parser.add_argument("-d", "--debug", action="store_true", help="log every message")
+    _add_older(parser)
     return parser
+
+
+def _add_older(parser: argparse.ArgumentParser) -> None:
+    """Add the options of spice-streaming-agent: who comes from there has them in a file."""
+    older = parser.add_argument_group("as with spice-streaming-agent")
+    older.add_argument("-p", "--port", metavar="PATH", help="as --set stream.port='PATH'")
+    older.add_argument(
+        "-c", "--codec-option", action="append", default=[], metavar="NAME=VALUE",
+        help="one more of stream.codec_options",
+    )  # fmt: skip
+    # Of those without effect it is kept which were given.
+    kept: Any = {"dest": "without_effect", "default": [], "help": "without effect"}
+    older.add_argument("--log-binary", action="append_const", const="--log-binary", **kept)
+    for name, value in (("-l", "FILE"), ("--log-categories", "NAMES"), ("--plugins-dir", "DIR")):
+        older.add_argument(name, action="append", type=_always(name), metavar=value, **kept)
+
+
+def _always(name: str) -> Callable[[str], str]:
+    return lambda _value: name
 
 
 def load(argv: Sequence[str]) -> Config:
@@ -236,9 +266,13 @@ def load(argv: Sequence[str]) -> Config:
             values |= _read(path, required=path != CONFIG_FILE)
     else:
         values |= _read(options.config, required=True)
+    if options.port is not None:
+        values["stream.port"] = _checked("stream.port", options.port, "--port")
     for setting in options.settings:
         values |= _parse(setting, f"--set {setting}")
-    return Config(values, debug=options.debug)
+    more = [*Config(values).texts("stream.codec_options"), *options.codec_option]
+    values["stream.codec_options"] = _checked("stream.codec_options", more, "--codec-option")
+    return Config(values, debug=options.debug, without_effect=tuple(options.without_effect))
 
 
 def _read(path: Path, *, required: bool) -> dict[str, Value]:
@@ -267,14 +301,17 @@ def _parse(text: str, source: str) -> dict[str, Value]:
     values: dict[str, Value] = {}
     for name, value in _flatten(table):
         where = f"{source}{_line_of(name, text)}: {name}"
-        key = KEYS.get(name)
-        if key is None:
+        if name not in KEYS:
             raise UsageError(f"{where}: there is no such key, only {', '.join(KEYS)}")
-        try:
-            values[name] = key.check(value)
-        except (TypeError, ValueError):
-            raise UsageError(f"{where}: {value!r} is not {key.allowed}") from None
+        values[name] = _checked(name, value, where)
     return values
+
+
+def _checked(name: str, value: object, where: str) -> Value:
+    try:
+        return KEYS[name].check(value)
+    except (TypeError, ValueError):
+        raise UsageError(f"{where}: {value!r} is not {KEYS[name].allowed}") from None
 
 
 def _flatten(table: Mapping[str, Any], prefix: str = "") -> list[tuple[str, object]]:

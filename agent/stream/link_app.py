@@ -1,6 +1,7 @@
 """The composition root of an agent that the daemon started: a link, and a display behind it."""
 
 import asyncio
+import logging
 import signal
 from collections.abc import Callable, Sequence
 
@@ -11,14 +12,21 @@ from agent.stream.link import LinkSession, OpenDisplay, adopt_link
 from agent.stream.streamer import Codecs
 from sessiond.transport.edge import EdgePoller
 
+log = logging.getLogger(__name__)
+
 
 def codec_maker(
     encoders: Sequence[type[Encoder]], assignments: Sequence[str] = ()
 ) -> Callable[[Sequence[str]], Codecs]:
-    """Return what makes codecs of the daemon's options; those of the command line come first."""
+    """Return what makes codecs of the daemon's options; those of the command line come first.
+
+    Of the daemon's, a name that no encoder here knows is logged and left out: its configuration
+    may be older than what is installed, or for other encoders.
+    """
 
     def make(more: Sequence[str]) -> Codecs:
-        framerate, values = codec_options([*assignments, *more], encoders)
+        options = [*assignments, *more]
+        framerate, values = codec_options(options, encoders, on_unknown=log.warning)
         return Codecs(encoders, values, framerate)
 
     return make

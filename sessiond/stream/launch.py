@@ -7,7 +7,6 @@ scope, which an agent there would keep from closing (systemd 9160).
 """
 
 import asyncio
-import contextlib
 import os
 import pwd
 import signal
@@ -83,7 +82,6 @@ def drop_privileges(identity: Identity) -> list[str]:
 
 
 LINK_BUFFER: Final = 1 << 20  # bytes; most frames are smaller
-_SO_SNDBUFFORCE: Final = 32  # asm-generic/socket.h; Python has no name for it
 
 
 class AgentProcess:
@@ -100,9 +98,9 @@ class AgentProcess:
         self._loop = asyncio.get_running_loop()
         self._on_exit = on_exit
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        # A whole frame in one write, and one wake-up of ours. Only root may; it goes without.
-        with contextlib.suppress(PermissionError):
-            theirs.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, LINK_BUFFER)
+        # A whole frame in one write, and one wake-up of ours. The kernel cuts it down to
+        # net.core.wmem_max, which only CAP_NET_ADMIN could exceed: larger frames take a few.
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LINK_BUFFER)
         ours.setblocking(False)
         self.link = OwnedFd(ours.detach())
         with theirs:

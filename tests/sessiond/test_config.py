@@ -56,9 +56,27 @@ def test_error_says_file_line_key_and_what_is_allowed(
         (["--config", "/"], "/: cannot be read"),
         (["--set", "seat"], "--set seat:"),
         (["--set", "seat=5"], "--set seat=5: seat: 5 is not"),
+        (["--port", ""], "--port: '' is not the path of a character device or a Unix socket"),
+        (["-c", "quality"], r"--codec-option: \['quality'\] is not a list such as"),
+        (["-c", "=1"], r"--codec-option: \['=1'\] is not"),
         (["--what"], "unrecognized arguments: --what; see spice-sessiond --help"),
     ],
 )
 def test_command_line_that_is_wrong(argv: list[str], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         load(argv)
+
+
+def test_options_of_the_older_program(tmp_path: Path) -> None:
+    """What $SPICE_STREAMING_EXTRA_ARGS may hold on a machine that had spice-streaming-agent."""
+    file = tmp_path / "config.toml"
+    file.write_text('stream.port = "/dev/one"\nstream.codec_options = ["quality=70"]\n')
+    older = ["-p", "/dev/two", "-c", "framerate=20", "-c", "gst.codec=vp8", "-d"]
+    ignored = ["-l", "frames", "--log-binary", "--log-categories=frames", "--plugins-dir=/opt"]
+    config = load(["--config", str(file), *older, *ignored])
+    assert config.text("stream.port") == "/dev/two"
+    assert config.texts("stream.codec_options") == ("quality=70", "framerate=20", "gst.codec=vp8")
+    assert config.debug
+    given = {"-l", "--log-binary", "--log-categories", "--plugins-dir"}
+    assert set(config.without_effect) == given
+    assert load(["--config", str(file)]).without_effect == ()

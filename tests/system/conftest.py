@@ -17,6 +17,7 @@ from tests.fixtures.spice import SpiceHost
 from tests.system import container as containers
 from tests.system import root as roots
 from tests.system.sessions import Seat
+from tests.system.unit import Unit, install
 from tests.system.world import Container
 
 if TYPE_CHECKING:
@@ -76,8 +77,22 @@ def host(container: containers.Container) -> Iterator[SpiceHost]:
         yield made
 
 
+@pytest.fixture(scope="session")
+def installed(container: containers.Container) -> containers.Container:
+    """Give the container with the daemon's units in place; nothing of them runs."""
+    install(container)
+    return container
+
+
 @pytest.fixture
-def world(seat: Seat, host: SpiceHost) -> Iterator[World]:
+def unit(installed: containers.Container, host: SpiceHost) -> Iterator[Unit]:
+    """Give the daemon's units, the sockets listening, the service not started yet."""
+    with Unit(installed, host) as made:
+        yield made
+
+
+@pytest.fixture
+def world(seat: Seat, host: SpiceHost, unit: Unit) -> Iterator[World]:
     """Give the world of the tests that also run with stand-ins: the daemon follows the seat."""
-    with Container(seat, host) as made:
+    with Container(seat, host, unit) as made:
         yield made

@@ -6,25 +6,16 @@ import json
 from typing import TYPE_CHECKING
 
 from tests.daemon.world import ALICE, BOB, wait_number, wait_reason
-from tests.fixtures.drawing import SAMPLE, bits_of
-from tests.fixtures.spice import SpiceProbe
+from tests.fixtures.drawing import bits_of
 from tests.system.root import PROJECT
-from tests.system.world import allow_on_the_bus, daemon_command
+from tests.system.unit import SERVICE
 
 if TYPE_CHECKING:
     from tests.daemon.world import World
     from tests.fixtures.spice import SpiceHost
     from tests.system.container import Container
     from tests.system.sessions import Seat
-
-
-def test_an_agent_has_a_scope_of_ours(container: Container, world: World) -> None:
-    world.log_in("alice")
-    wait_number(world.watch(), ALICE)
-    pid = world.property("AgentPID")
-    scope = f"spice-session-agent-{pid}.scope"
-    container.run(["systemctl", "is-active", scope])
-    assert scope in container.run(["cat", f"/proc/{pid}/cgroup"]).stdout
+    from tests.system.unit import Unit
 
 
 def test_startx_on_a_console_is_shown_and_its_end_is_a_console(world: World, seat: Seat) -> None:
@@ -53,41 +44,30 @@ def test_startx_on_a_console_is_shown_and_its_end_is_a_console(world: World, sea
 
 
 def test_a_restart_keeps_the_port_and_the_clients_picture(
-    container: Container, seat: Seat, host: SpiceHost
+    seat: Seat, host: SpiceHost, unit: Unit, world: World
 ) -> None:
     """The descriptor store holds the port: the host does not notice the restart."""
-    allow_on_the_bus(seat)
-    container.run(
-        [
-            *("systemd-run", "--unit=sessiond-test", "--property=Type=notify"),
-            *("--property=FileDescriptorStoreMax=8", f"--property=WorkingDirectory={PROJECT}"),
-            *daemon_command(host),
-        ]
-    )
-    with SpiceProbe(host.uri, sample=SAMPLE) as probe:
-        try:
-            alice = seat.start_gdm("alice", display=2, vt=8, number=ALICE)
-            seat.wait_active(alice.id)
-            wait_number(probe, ALICE)
-            assert {"SESSION": alice.id, "SESSION_USER": "alice", "REASON": "ok"} in fields(
-                container
-            )
-            mark, seen = host.now(), probe.now()
-            container.run(["systemctl", "restart", "sessiond-test"])
-            seat.draw(alice.server, BOB)
-            probe.wait_for("invalidate", 15.0, after=seen, bits=bits_of(BOB))
-            assert not [e for e in host.events[mark + 1 :] if e["event"] == "guest-closed"]
-            assert not [e for e in probe.events[seen + 1 :] if e["event"] == "primary-destroy"]
-        finally:
-            container.run(["systemctl", "stop", "sessiond-test"])
-        host.wait_for("guest-closed")  # a stop is not a restart: the store goes with the unit
+    alice = seat.start_gdm("alice", display=2, vt=8, number=ALICE)
+    seat.wait_active(alice.id)
+    probe = world.watch()
+    wait_number(probe, ALICE)
+    wait_reason(world, "ok")
+    assert {"SESSION": alice.id, "SESSION_USER": "alice", "REASON": "ok"} in fields(unit.container)
+    mark, seen = host.now(), probe.now()
+    unit.systemctl("restart", SERVICE)
+    seat.draw(alice.server, BOB)
+    probe.wait_for("invalidate", 15.0, after=seen, bits=bits_of(BOB))
+    assert not [e for e in host.events[mark + 1 :] if e["event"] == "guest-closed"]
+    assert not [e for e in probe.events[seen + 1 :] if e["event"] == "primary-destroy"]
+    unit.stop()
+    host.wait_for("guest-closed")  # a stop is not a restart: the store goes with the unit
 
 
 def fields(container: Container) -> list[dict[str, str]]:
     """Return the fields of the daemon's entries in the journal that say what is shown and why."""
     names = ("SESSION", "SESSION_USER", "REASON")
     container.run(["journalctl", "--sync"])  # what was sent to it is there to be read
-    lines = container.run(["journalctl", "--unit=sessiond-test", "--output=json"]).stdout
+    lines = container.run(["journalctl", f"--unit={SERVICE}", "--output=json"]).stdout
     entries = map(json.loads, lines.splitlines())
     return [{name: entry[name] for name in names} for entry in entries if names[0] in entry]
 

@@ -3,54 +3,49 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from tests.daemon.world import NUMBERS, WAIT_END, Desk, World
 from tests.fixtures.drawing import SAMPLE
 from tests.fixtures.spice import SpiceHost, SpiceProbe
-from tests.system.root import PROJECT, SHARED
 from tests.system.sessions import Login, XSession
 from tests.vm.channel import GuestError
 
 if TYPE_CHECKING:
     from tests.system.sessions import Seat
-    from tests.vm.channel import Process
+    from tests.system.unit import Unit
 
 # Where each user's X server is: its display and its console.
 PLACES: Final = {"alice": (2, 8), "bob": (3, 9), "greeter": (4, 11)}
 CONSOLE_VT: Final = 10
-POLICY: Final = "org.spice_space.Sessiond1.conf"
-AGENT: Final = ["/usr/bin/env", f"PYTHONPATH={PROJECT}", "python3", "-m", "agent"]
-PATIENCE: Final = 15.0
 
 
 class Container(World):
     """``World`` in a container: a context manager, entered with nobody at ``seat``.
 
-    The daemon is root's, on the system bus, and follows it; ``host`` lies in the shared directory.
+    The daemon is ``unit``'s, on the system bus, and follows it; ``host`` is the one it streams to.
     """
 
-    def __init__(self, seat: Seat, host: SpiceHost) -> None:
+    def __init__(self, seat: Seat, host: SpiceHost, unit: Unit) -> None:
         self._seat = seat
         self._container = seat.container
         self._host = host
+        self._unit = unit
         self._probes: list[SpiceProbe] = []
         self._logins: dict[str, XSession] = {}
-        self._daemon: Process
 
     def __enter__(self) -> Self:
-        allow_on_the_bus(self._seat)
-        self._daemon = self._container.spawn(daemon_command(self._host), cwd=PROJECT)
-        self._daemon.wait_for_output("is open", stream="stderr")
+        if self._seat.active():
+            raise GuestError("somebody is at the seat")
+        self._unit.start()
+        self._unit.wait_line("is open")
         return self
 
     def __exit__(self, *_: object) -> None:
         for probe in self._probes:
             probe.close()
-        self._daemon.kill()
-        assert self._daemon.wait(PATIENCE).status == 0
+        self._unit.stop()
 
     @property
     def runs_as_root(self) -> bool:
@@ -125,44 +120,15 @@ class Container(World):
         return json.loads(self._container.run(command, user="bob").stdout)["data"]
 
     def now(self) -> int:
-        return len(self._said()) - 1
+        return self._unit.now()
 
     def wait_line(self, pattern: str, *, after: int = -1) -> None:
-        wanted = re.compile(pattern)
-        self._container.channel.wait_until(
-            lambda: any(map(wanted.search, self._said()[after + 1 :])),
-            lambda: "\n".join([*self._said()[-40:], f"that said the daemon, but no {pattern!r}"]),
-            PATIENCE,
-        )
-
-    def _said(self) -> list[str]:
-        """Return the whole lines of the daemon so far."""
-        text = self._daemon.output("stderr").decode(errors="replace")
-        return text[: text.rfind("\n") + 1].splitlines()
+        self._unit.wait_line(pattern, after=after)
 
     def _arrived(self, login: XSession, number: int) -> Desk:
         self._logins[login.id] = login
         self._seat.wait_active(login.id)
         return Desk(login.id, login.session.user, login.server.vt, number)
-
-
-def allow_on_the_bus(seat: Seat) -> None:
-    """Let the daemon own its name on the container's system bus."""
-    if seat.active():
-        raise GuestError("somebody is at the seat")
-    container = seat.container
-    container.run(["cp", f"{PROJECT}/dbus/{POLICY}", f"/etc/dbus-1/system.d/{POLICY}"])
-    container.run(["systemctl", "reload", "dbus"])
-
-
-def daemon_command(host: SpiceHost) -> list[str]:
-    """Return how the daemon is started in the container, with ``host``'s port."""
-    settings = (
-        f'stream.port="{SHARED}/{host.socket_path.name}"',
-        f"stream.agent={json.dumps(AGENT)}",
-    )
-    options = [part for setting in settings for part in ("--set", setting)]
-    return ["python3", "-m", "sessiond", "--debug", *options]
 
 
 def _next_at_greeter() -> Login:

@@ -270,11 +270,23 @@ async def test_display_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> No
 @in_loop
 async def test_wrong_codec_options() -> None:
     async with linked(ScriptedCapture()) as daemon:
-        failed = await daemon.failure(Config("c1", 0, codec_options=("speed=1",)))
+        failed = await daemon.failure(Config("c1", 0, codec_options=("quality=0",)))
         assert failed.reason == "encoder-failed"
-        assert "there is no 'speed'" in failed.text
+        assert "'quality=0': not a whole number from 1 to 100" in failed.text
         with pytest.raises(UsageError):
             await daemon.session.ended
+
+
+@in_loop
+async def test_codec_options_for_other_encoders(caplog: pytest.LogCaptureFixture) -> None:
+    async with linked(ScriptedCapture()) as daemon:
+        options = ("gst.codec=vp8", "quality=50")
+        await daemon.configure(Config("c1", 0, codec_options=options))
+        codecs = daemon.session._codecs
+        assert codecs
+        assert codecs.options == {"quality": 50}
+        [said] = [it.getMessage() for it in caplog.records if it.levelname == "WARNING"]
+        assert said.startswith("codec option 'gst.codec=vp8': there is no 'gst.codec', only ")
 
 
 @in_loop
