@@ -12,11 +12,11 @@ E2E ?= 2
 UNIT ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit e2e fuzz bench test-debian test-system test-vm docs constraints \
-    clean
+.PHONY: help setup demo test lint unit e2e fuzz bench deb test-debian test-deb test-system test-vm docs \
+    constraints clean
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 setup: packages-base $(VENV)/.done ## Debian packages and the virtual environment
 
@@ -53,14 +53,24 @@ bench: setup packages-bench ## speed and memory, beside the floor of the same ru
 test-debian: packages-base packages-debian ## the unit suite on Debian's own Python packages
 	/usr/bin/python3 -m pytest -q tests/sessiond tests/agent
 
+deb: packages-deb ## the Debian package, for Debian 12 and 13: dist/spice-sessiond_VERSION_all.deb
+	packaging/deb.sh build/deb
+	mkdir -p dist
+	rm -f dist/spice-sessiond_*_all.deb
+	cp build/deb/*.deb dist/
+
+test-deb: setup packages-debian packages-deb ## the Debian package and pip's: built, installed, removed
+	$(PYTEST) -q tests/packaging
+
 test-system: setup packages-system ## a real logind with real sessions on real VTs, in a container
 	$(PYTEST) -q tests/system
 
-test-vm: setup packages-vm ## a whole guest with a real virtio port (GUEST=trixie or bookworm)
+test-vm: setup packages-vm deb ## a whole guest with a real virtio port (GUEST=trixie or bookworm)
 	GUEST=$(GUEST) $(PYTEST) -q tests/vm
 
-docs: setup ## the D-Bus reference, from the contract
+docs: setup ## the D-Bus reference, from the contract; the configuration's example, from its keys
 	$(BIN)/python -m tests.lint.dbus_reference
+	$(BIN)/python -m tests.lint.example_config
 
 constraints: ## the newest versions into constraints.txt
 	$(PYTHON) -m venv --clear $(VENV)

@@ -40,19 +40,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: Namespace, screen: Screen) -> int:
-    if options.command == "completion":
-        from sessiond.ctl.completion import script  # noqa: PLC0415 (loads what others do not need)
+    page = _do_here(options)
+    if page is None:
+        from sessiond.ctl.commands import run  # noqa: PLC0415 (loads the D-Bus library)
 
-        text = script(options.shell)
-        screen.show(Page({"Shell": options.shell, "Script": text}, note=text))
-        return Exit.OK
-    from sessiond.ctl.commands import run  # noqa: PLC0415 (loads the D-Bus library)
-
-    page = asyncio.run(run(options, screen.show))
+        page = asyncio.run(run(options, screen.show))
     if page is None:
         return Exit.OK
     screen.show(page)
     return page.status
+
+
+def _do_here(options: Namespace) -> Page | None:
+    """Do what takes neither a daemon nor a bus; None for all other commands."""
+    if options.command == "completion":
+        from sessiond.ctl.completion import script  # noqa: PLC0415 (loads what others do not need)
+
+        text = script(options.shell)
+        return Page({"Shell": options.shell, "Script": text}, note=text)
+    if options.command in {"install", "uninstall"}:
+        from sessiond.ctl import install  # noqa: PLC0415 (likewise)
+
+        return (install.install if options.command == "install" else install.uninstall)(options)
+    return None
 
 
 def _print_anything() -> None:

@@ -5,7 +5,7 @@ from typing import Final
 
 from sessiond.ctl.client import NO_OWNER
 from sessiond.ctl.view import safe
-from sessiond.errors import BusCallError, SessiondError, UsageError
+from sessiond.errors import BusCallError, NotPermittedError, SessiondError, UsageError
 
 _STANDARD: Final = "org.freedesktop.DBus.Error"
 _NOT_RUNNING: Final = (NO_OWNER, f"{_STANDARD}.ServiceUnknown")
@@ -32,6 +32,8 @@ def explain(error: SessiondError) -> tuple[Exit, str]:
     """
     if isinstance(error, UsageError):
         return Exit.USAGE, safe(error)
+    if isinstance(error, NotPermittedError):
+        return Exit.DENIED, f"not permitted: {safe(error)}"
     if not isinstance(error, BusCallError):
         return Exit.FAILED, safe(error)
     if error.name in _NOT_RUNNING:

@@ -1,6 +1,7 @@
 """The command line of ``spice-sessionctl``; the manual page is held against it."""
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -83,6 +84,16 @@ def build_parser(complete_sessions: Completer | None = None) -> Parser:
     add("doctor", "find what keeps the picture away").add_argument(
         "--config", type=Path, metavar="FILE", help="the daemon's, if it has one of its own"
     )
+    installing = add("install", "put the data files of a pip installation in place")
+    installing.add_argument(
+        "--prefix", type=_absolute, default=Path("/usr/local"), metavar="DIR",
+        help="above share/man and the like (default: /usr/local)",
+    )  # fmt: skip
+    for command in (installing, add("uninstall", "take away what install put in place")):
+        command.add_argument(
+            "--root", type=_absolute, default=Path("/"), metavar="DIR",
+            help="the system's root, where it is not this one",
+        )  # fmt: skip
     add("completion", "print a shell's completion script").add_argument("shell", choices=SHELLS)
     return parser
 
@@ -103,6 +114,12 @@ def _common() -> Parser:
         help="--json=pretty on a terminal, else --json=short",
     )  # fmt: skip
     return common
+
+
+def _absolute(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("not a folder's name")
+    return Path(os.path.abspath(text))
 
 
 def _vt(text: str) -> int:

@@ -14,6 +14,7 @@ from sessiond import config
 from sessiond.ctl import parser as ctl
 from sessiond.ctl.outcome import Exit
 from sessiond.model import Reason
+from tests.lint import example_config
 from tests.lint.dbus_reference import PAGE, reference
 
 ROOT: Final = Path(__file__).parents[2]
@@ -63,7 +64,7 @@ def test_every_pinned_package_is_installed_in_that_version() -> None:
 
 
 def test_shell_scripts_parse() -> None:
-    for script in [*ROOT.glob("tests/**/*.sh"), ROOT / ".ci" / "run"]:
+    for script in [*ROOT.glob("packaging/*.sh"), *ROOT.glob("tests/**/*.sh"), ROOT / ".ci/run"]:
         subprocess.run(["/bin/sh", "-n", script], check=True)
 
 
@@ -119,6 +120,21 @@ def test_readme_says_what_to_do_about_every_reason() -> None:
 
 def test_dbus_reference_is_that_of_the_contract() -> None:
     assert PAGE.read_text(encoding="utf-8") == reference(), "run: make docs"
+
+
+def test_example_of_the_configuration_is_that_of_the_keys() -> None:
+    assert example_config.FILE.read_text(encoding="utf-8") == example_config.example(), (
+        "run: make docs"
+    )
+
+
+def test_example_of_the_configuration_says_what_is_so_without_it(tmp_path: Path) -> None:
+    """With all its lines in force nothing is otherwise."""
+    file = tmp_path / "config.toml"
+    file.write_text(re.sub(r"^#(?=[\w.]+ = )", "", example_config.example(), flags=re.MULTILINE))
+    loaded = config.load(["--config", str(file)])
+    assert loaded.values == {name: key.default for name, key in config.KEYS.items()}
+    assert len(config._read(file, required=True)) == len(config.KEYS)
 
 
 def _options(parser: argparse.ArgumentParser) -> set[str]:

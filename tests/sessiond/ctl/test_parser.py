@@ -71,7 +71,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_every_command_does_something() -> None:
     [commands] = [a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction)]
-    elsewhere = {"monitor", "doctor", "completion"}
+    elsewhere = {"monitor", "doctor", "completion", "install", "uninstall"}
     assert set(commands.choices) == {*READERS, *ORDERS, *elsewhere}
 
 
