@@ -1,6 +1,7 @@
 """The composition root of the daemon: makes the parts and joins them by plain calls and facts."""
 
 import asyncio
+import contextlib
 import logging
 import signal
 from collections.abc import Callable, Coroutine
@@ -42,6 +43,8 @@ from sessiond.wire.link import Candidate
 from sessiond.wire.link import Config as AgentConfig
 
 log = logging.getLogger(__name__)
+
+FACTS_WITHIN: Final = 5.0  # seconds that logind has, before we are ready without its answer
 
 _NOBODY: Final = Identity(NOBODY, NOBODY, (), "nobody", "/")
 
@@ -99,9 +102,12 @@ class Daemon:
             self._control.restore(stored)
             self._notifier.drop_stored([STREAM_PORT, STREAM_STATE, HELPER_RECORDS])
             self._logind.start()
-            # Who has us started by asking for our name is answered by one who knows something.
-            await self._has_facts.wait()
+            # Who has us started by asking for our name is answered by one who knows something, or,
+            # where logind says nothing, that.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._has_facts.wait(), FACTS_WITHIN)
             await bus.request_name(config.text("bus.name"))
+            log.info("on the bus as %s", config.text("bus.name"))
             self._notifier.send(READY=1, STATUS=self._control.status.text)
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._on_hangup)
             self._watch()

@@ -49,7 +49,7 @@ def _measure(container: containers.Container, host: SpiceHost, library: str, cou
     port = f'stream.port="{SHARED}/{host.socket_path.name}"'
     env = {"SPICE_SESSIOND_DBUS": library}
     daemon = container.spawn(["python3", "-m", "sessiond", "--set", port], env=env, cwd=PROJECT)
-    daemon.wait_for_output("is open", stream="stderr")
+    daemon.wait_for_output("on the bus as", stream="stderr")
     asked = container.run(
         ["python3", "-m", "tests.bench.ask", str(count)],
         env={"SPICE_SESSIOND_DBUS": "dbus_fast"}, cwd=PROJECT, timeout=120,

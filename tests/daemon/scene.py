@@ -52,7 +52,8 @@ class Scene:
             self.host = stack.enter_context(SpiceHost(multi=True, send_buffer=send_buffer))
             stage = Stage(self.host.socket_path, settings, has_login1=has_login1, args=args)
             self.stage = stack.enter_context(stage)
-            self.stage.daemon.wait_line("is open")  # by then it owns its name
+            self.stage.daemon.wait_line("is open")
+            self.stage.daemon.wait_ready()
             self._stack = stack.pop_all()
 
     @property

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.daemon.scene import ALICE, BOB, Scene
 from tests.daemon.world import assert_connected, numbers, wait_number, wait_sentence
+from tests.fixtures.daemon import Daemon
 from tests.fixtures.drawing import Canvas
 from tests.fixtures.xserver import Xvfb
 
@@ -42,6 +45,23 @@ def test_without_a_login1_it_says_so_and_waits_for_one() -> None:
         scene.stage.login1.do("start")
         scene.add_alice()
         wait_number(probe, ALICE)
+
+
+def test_a_login1_that_does_not_answer_holds_nobody_up(scene: Scene) -> None:
+    """The daemon is ready without it, says what it waits for, and goes on when it answers."""
+    scene.add_alice()
+    scene.stage.daemon.close()
+    login1 = scene.stage.login1
+    os.kill(login1.pid, signal.SIGSTOP)
+    try:
+        with Daemon(scene.stage.bus, scene.host.socket_path) as daemon:
+            assert daemon.property("State") == "no-session"
+            probe = scene.watch()
+            wait_sentence(probe, after=-1)
+            os.kill(login1.pid, signal.SIGCONT)
+            wait_number(probe, ALICE)
+    finally:
+        os.kill(login1.pid, signal.SIGCONT)
 
 
 def test_a_console_without_a_session_is_named_by_the_vt_file(tmp_path: Path) -> None:

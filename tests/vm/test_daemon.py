@@ -65,7 +65,8 @@ def screen(guest: Guest) -> Iterator[Guest]:
 @pytest.fixture
 def daemon(guest: Guest) -> Iterator[Process]:
     with running_daemon(guest) as process:
-        process.wait_for_output("is open", stream="stderr", timeout=SLOW)
+        for line in ("is open", "on the bus as"):
+            process.wait_for_output(line, stream="stderr", timeout=SLOW)
         yield process
 
 
