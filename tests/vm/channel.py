@@ -32,7 +32,7 @@ class GuestError(Exception):
 
     GuestError
     |-- GuestGoneError      QEMU or the commander has ended; nothing more will come
-    |-- NotStartedError     no such program, user or directory in the guest
+    |-- NotStartedError     no such program, user or directory in the guest, or another boot since
     |-- CommandFailedError  a checked command ended with another status than 0 (``.completed``)
     `-- GuestTimeoutError   something has not happened in time (also a TimeoutError)
     """
@@ -170,7 +170,7 @@ class Channel:
         self._sending = threading.Lock()
         self._processes: dict[int, Process] = {}
         self._started = 0
-        self._is_ready = False
+        self.boots = 0  # how often the guest has said that it takes commands
         self._is_closed = False
         self._reader = threading.Thread(target=self._read, name="guest channel", daemon=True)
         self._reader.start()
@@ -188,10 +188,13 @@ class Channel:
         self._reader.join()
         self._connection.close()
 
-    def wait_ready(self, timeout: float) -> None:
-        """Wait for the commander's first word. Raises GuestTimeoutError, GuestGoneError."""
+    def wait_ready(self, timeout: float, *, boots: int = 1) -> None:
+        """Wait for the commander's first word after that many boots.
+
+        Raises GuestTimeoutError, GuestGoneError.
+        """
         self.wait_until(
-            lambda: self._is_ready, lambda: "the guest did not start its commander", timeout
+            lambda: self.boots >= boots, lambda: "the guest did not start its commander", timeout
         )
 
     def start(
@@ -263,7 +266,10 @@ class Channel:
         header = frame.header
         match header["event"]:
             case "ready":
-                self._is_ready = True
+                self.boots += 1
+                for process in self._processes.values():
+                    if process.maybe_status is None:
+                        process.on_end(None, "the guest has booted anew since")
             case "output":
                 self._processes[header["id"]].on_output(header["stream"], frame.payload)
             case "exit":

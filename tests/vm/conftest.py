@@ -7,6 +7,8 @@ with the reason; but they fail where the environment variable CI is set: there a
 from __future__ import annotations
 
 import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 HERE = Path(__file__).resolve().parent
+PROJECT = HERE.parents[1]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,14 +31,40 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def guest_image() -> images.Image:
-    """Give the image for $GUEST, built if the cache has none."""
+def guest_images() -> dict[str, images.Image]:
+    """Give the images of all suites; what the cache does not have is built, at the same time."""
     if lacks := dict.fromkeys(guests.missing() + images.missing()):
         reason = f"a guest needs {'; '.join(lacks)}"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
-    return images.cached_or_built(images.suite_from_environment())
+    with ThreadPoolExecutor() as pool:
+        return dict(
+            zip(images.SUITES, pool.map(images.cached_or_built, images.SUITES), strict=True)
+        )
+
+
+@pytest.fixture(scope="session")
+def guest_image(guest_images: dict[str, images.Image]) -> images.Image:
+    """Give the image for $GUEST."""
+    return guest_images[images.suite_from_environment()]
+
+
+@pytest.fixture(scope="session")
+def package() -> Path:
+    """Give the project's package as ``make deb`` has left it."""
+    found = list((PROJECT / "dist").glob("spice-sessiond_*_all.deb"))
+    assert len(found) == 1, f"not one package, but {found}: make deb"
+    return found[0]
+
+
+@pytest.fixture(scope="module")
+def pictures(request: pytest.FixtureRequest) -> Path:
+    """Give an empty directory for pictures that a person may want to see: build/vm/MODULE."""
+    directory = PROJECT / "build" / "vm" / request.path.stem.removeprefix("test_")
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    return directory
 
 
 @pytest.fixture(scope="session")
@@ -49,5 +78,5 @@ def guest(
     """
     directory = tmp_path_factory.mktemp("guest")
     with guests.Guest(guest_image, directory=directory) as booted:
-        booted.push_tree(HERE.parents[1])
+        booted.push_tree(PROJECT)
         yield booted

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from tests.vm.image import Image
 
 STREAM_PORT: Final = "org.spice-space.stream.0"
+STREAM_DEVICE: Final = "stream-port"
 # Emulated on two noisy cores; a quiet machine takes a tenth of it.
 BOOT_PATIENCE: Final = 240.0
 # Where the project's tree is put in the guest.
@@ -58,6 +59,8 @@ class Machine:
     vga: str = "virtio"
     # Emulated unless asked for, so that every machine tests the same thing.
     kvm: bool = False
+    # Whether a reboot of the guest boots it again; else it ends QEMU, as a panic does.
+    reboots: bool = False
     # More arguments for QEMU and for the guest's kernel.
     devices: tuple[str, ...] = ()
     kernel_arguments: tuple[str, ...] = ()
@@ -192,6 +195,26 @@ class Guest:
         command = ["systemctl", "is-system-running", "--wait"]
         return self.run(command, check=False, timeout=timeout).stdout.strip()
 
+    def reboot(self) -> None:
+        """Boot anew, the disk as it was left; on return commands are taken again.
+
+        The machine's ``reboots`` allows it. What ran is gone, and whoever waits for it is told; so
+        are commands that were started after this call and before the new boot.
+        """
+        # Not its end: it may be ended itself before it can tell.
+        before = self._channel.boots
+        self.spawn(["systemctl", "reboot"])
+        self._channel.wait_ready(BOOT_PATIENCE, boots=before + 1)
+        self.run(["udevadm", "settle"])
+
+    def unplug_stream_port(self) -> None:
+        """Take the stream port out of the running guest, as a change of its hardware."""
+        self.qmp("device_del", id=STREAM_DEVICE)
+
+    def plug_stream_port(self) -> None:
+        """Put the stream port in again, on the same channel of the host's."""
+        self.qmp("device_add", **_stream_device())
+
     def qmp(self, command: str, /, **arguments: object) -> object:
         """Run a command of QEMU's monitor. Raises GuestError."""
         try:
@@ -202,6 +225,11 @@ class Guest:
     def press(self, *keys: str) -> None:
         """Press keys together on the guest's keyboard, by QEMU's names: "ctrl", "f2", "ret"."""
         self.qmp("send-key", keys=[{"type": "qcode", "data": key} for key in keys])
+
+    def type_line(self, text: str) -> None:
+        """Type lower-case letters and Enter on the guest's keyboard, one key at a time."""
+        for key in (*text, "ret"):
+            self.press(key)
 
     def screenshot(self) -> Picture.Image:
         """Return what the guest's VGA head shows, the picture that a person before it would see."""
@@ -258,7 +286,8 @@ class Guest:
             *machine.kernel_arguments,
         )
         return [
-            *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot"),
+            *("qemu-system-x86_64", "-nodefaults", "-no-user-config"),
+            *(() if machine.reboots else ("-no-reboot",)),
             *("-machine", "pc", "-m", f"{machine.memory_mib}M", "-smp", str(machine.cpus)),
             *(("-accel", "kvm", "-cpu", "host") if machine.kvm else ("-accel", "tcg,thread=multi")),
             *("-kernel", str(image.kernel), "-initrd", str(image.initrd)),
@@ -270,7 +299,7 @@ class Guest:
             *("-spice", f"addr=127.0.0.1,port={self._spice_port},disable-ticketing=on"),
             *("-device", "virtio-serial-pci"),
             *("-chardev", f"spiceport,id=stream,name={STREAM_PORT}"),
-            *("-device", f"virtserialport,chardev=stream,name={STREAM_PORT}"),
+            *("-device", ",".join(f"{key}={value}" for key, value in _stream_device().items())),
             *("-chardev", f"socket,id=commands,fd={channel.fileno()}"),
             *("-device", "virtserialport,chardev=commands,name=org.spice-space.test.0"),
             *("-chardev", f"socket,id=monitor,fd={monitor.fileno()}"),
@@ -278,6 +307,15 @@ class Guest:
             *("-serial", f"file:{self.console_log}"),
             *machine.devices,
         ]
+
+
+def _stream_device() -> dict[str, str]:
+    return {
+        "driver": "virtserialport",
+        "id": STREAM_DEVICE,
+        "chardev": "stream",
+        "name": STREAM_PORT,
+    }
 
 
 def _free_port() -> int:

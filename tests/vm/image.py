@@ -62,14 +62,45 @@ PACKAGES: Final = (
     "xterm",
     "xdotool",
     "fonts-dejavu-core",
-    # the project's own dependencies
+    # the project's own dependencies: in a guest without a network its package has to find them
     "python3",
+    "python3-argcomplete",
     "python3-dbus-fast",
     "python3-pil",
+    "python3-rich",
     "python3-systemd",
-    "python3-xlib",
-    # its tests'
     "python3-sysv-ipc",
+    "python3-xlib",
+)
+# A display manager, a desktop and SPICE's other agent, for the suite that shows a whole desktop.
+DESKTOP: Final = (
+    "lightdm",
+    "lightdm-gtk-greeter",
+    "openbox",
+    "python3-xdg",  # openbox starts the entries of /etc/xdg/autostart with it
+    "spice-vdagent",
+)
+DESKTOP_SUITE: Final = "trixie"
+# Modules of the kernel that these machines have no use for: the build is shorter without them.
+UNUSED_MODULES: Final = (
+    "drivers/gpu/drm/amd",
+    "drivers/gpu/drm/i915",
+    "drivers/gpu/drm/nouveau",
+    "drivers/gpu/drm/radeon",
+    "drivers/gpu/drm/xe",
+    "drivers/iio",
+    "drivers/infiniband",
+    "drivers/media",
+    "drivers/net",
+    "drivers/scsi",
+    "drivers/staging",
+    "drivers/usb",
+    "fs/ocfs2",
+    "fs/xfs",
+    "fs/btrfs",
+    "net/wireless",
+    "net/mac80211",
+    "sound",
 )
 
 USERS: Final = ("alice", "bob")  # the password is the name
@@ -112,10 +143,41 @@ session  required pam_unix.so
 session  required pam_systemd.so
 """
 
+# The name and then the password are asked for: no list of users takes the keyboard.
+LIGHTDM: Final = """\
+[Seat:*]
+greeter-session=lightdm-gtk-greeter
+greeter-hide-users=true
+user-session=openbox
+"""
+
+# Each screen is known by its colour, and by the name on it for people.
+COLOURS: Final = {"greeter": "#306040", "alice": "#205080", "bob": "#802040"}
+
+# Nothing that moves but the cursor.
+GREETER: Final = f"""\
+[greeter]
+background={COLOURS["greeter"]}
+indicators=~spacer
+"""
+
+# The ground gets its colour when the name stands on it.
+AUTOSTART: Final = f"""\
+case "$USER" in
+    alice) colour='{COLOURS["alice"]}' ;;
+    bob) colour='{COLOURS["bob"]}' ;;
+esac
+xterm -xrm '*waitForMap: true' -fa Mono -fs 40 -geometry 16x3+150+150 \\
+    -e sh -c 'printf "\\n  %s" "$0"; xsetroot -solid "$1"; exec sleep inf' "$USER" "$colour" &
+"""
+
 FILES: Final = {
     "etc/fstab": "",
     "etc/hostname": "guest\n",
     "etc/hosts": "127.0.0.1 localhost guest\n",
+    "etc/lightdm/lightdm.conf.d/guest.conf": LIGHTDM,
+    "etc/lightdm/lightdm-gtk-greeter.conf.d/guest.conf": GREETER,
+    "etc/skel/.config/openbox/autostart": AUTOSTART,
     "etc/initramfs-tools/conf.d/guest": "MODULES=list\nCOMPRESS=zstd\nRESUME=none\n",
     "usr/share/initramfs-tools/modules.d/guest": "".join(f"{name}\n" for name in INITRD_MODULES),
     "etc/pam.d/test-session": TEST_SESSION_PAM,
@@ -222,9 +284,14 @@ def find_command(name: str) -> str | None:
     return shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
 
 
+def packages_of(suite: str) -> tuple[str, ...]:
+    """Return what is installed in the suite's image."""
+    return PACKAGES + DESKTOP if suite == DESKTOP_SUITE else PACKAGES
+
+
 def recipe_key(suite: str) -> str:
     """Return the hash of all that decides what is in the image, but the packages' versions."""
-    recipe = [BUILDER, SIZE, suite, PACKAGES, FILES, FINISH]
+    recipe = [BUILDER, SIZE, suite, packages_of(suite), UNUSED_MODULES, FILES, FINISH]
     return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
 
 
@@ -272,11 +339,12 @@ def build(work: Path, suite: str) -> None:
         "--mode=root",
         "--format=directory",
         "--variant=minbase",
-        f"--include={','.join(PACKAGES)}",
+        f"--include={','.join(packages_of(suite))}",
         "--aptopt=APT::Install-Recommends false",
         "--aptopt=Acquire::Languages none",
         "--aptopt=Acquire::Retries 3",
         *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale")),
+        *(f"--dpkgopt=path-exclude=/*lib/modules/*/kernel/{name}/*" for name in UNUSED_MODULES),
         # Before the kernel is installed, so that its initrd is made once, and small.
         f"--setup-hook=tar-in {overlay} /",
         f'--customize-hook=sh {finish} "$1"',

@@ -1,0 +1,51 @@
+"""The same package in the older Debian: installed, started, and an X session is seen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.vm.desktop import Desktop, install
+from tests.vm.guest import STREAM_PORT, Guest
+from tests.vm.sessions import x_session
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.vm.image import Image
+
+pytestmark = pytest.mark.vm
+
+
+@pytest.fixture(scope="module")
+def desktop(
+    guest_images: dict[str, Image], pictures: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Desktop]:
+    directory = tmp_path_factory.mktemp("bookworm")
+    with (
+        Guest(guest_images["bookworm"], directory=directory) as guest,
+        Desktop(guest, pictures) as desktop,
+    ):
+        yield desktop
+
+
+def test_the_package_installs_and_shows_a_session(desktop: Desktop, package: Path) -> None:
+    guest = desktop.guest
+    install(guest, package)
+    desktop.connect()
+    text = desktop.wait_for_status("no-session", "text-console")
+    desktop.see_sentence(text, "no-session-yet")
+    for unit in ("spice-sessiond.service", "spice-sessiond.socket", "spice-sessiond-agent.socket"):
+        guest.run(["systemctl", "is-active", unit])
+    port = f"/dev/virtio-ports/{STREAM_PORT}"
+    mode = guest.run(["stat", "--dereference", "--format=%a %U %G", port])
+    assert mode.stdout == "600 root root\n"
+    with x_session(guest, "alice", display=1, vt=7):
+        desktop.wait_for_status("streaming", "ok")
+        guest.spawn(["xterm", "-display", ":1", "-bg", "white"], user="alice")
+        desktop.paint("alice", ":1", "#506020")
+        desktop.see("#506020", "alice")
+    assert not desktop.failed_units()
+    assert "Traceback" not in desktop.journal()
