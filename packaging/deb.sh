@@ -4,7 +4,7 @@
 # lies about in it gets into no package.
 set -eu
 
-folder=$(realpath "$1")
+folder=$(realpath --canonicalize-missing "$1")
 cd "$(dirname "$0")/.."
 rm -rf "$folder"
 mkdir -p "$folder/source"

@@ -31,6 +31,7 @@ from sessiond.stream.keep import describe, restore
 from sessiond.stream.launch import NOBODY, Identity, drop_privileges, environment, identify
 from sessiond.stream.reconcile import PLACEHOLDER
 from sessiond.stream.supervisor import Parts, Settings, Supervisor
+from sessiond.transport.aside import run_aside
 from sessiond.transport.bus import Bus
 from sessiond.transport.edge import EdgePoller
 from sessiond.transport.keep import HELPER_RECORDS, STREAM_PORT, STREAM_STATE
@@ -300,7 +301,7 @@ class Daemon:
             else:
                 self._supervisor.on_no_display(session.id, "No X server runs in the session.")
 
-        asyncio.get_running_loop().run_in_executor(None, look_up).add_done_callback(done)
+        run_aside(look_up).add_done_callback(done)
 
     def _placeholder(self, text: str) -> AgentStart:
         agent = self._config.texts("stream.agent")

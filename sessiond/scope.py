@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 MEMORY: Final = 1 << 30  # bytes: two frames of 8192x8192 are half of it
 TASKS: Final = 64
+STOP: Final = 5_000_000  # microseconds; the end of the machine does not wait longer for an agent
 _BOOTED: Final = Path("/run/systemd/system")  # sd_booted(3)
 
 
@@ -28,6 +29,7 @@ def move_to_scope(bus: Bus, key: str, pid: int) -> None:
         ["PIDs", Variant("au", [pid])],
         ["MemoryMax", Variant("t", MEMORY)],
         ["TasksMax", Variant("t", TASKS)],
+        ["TimeoutStopUSec", Variant("t", STOP)],
         ["CollectMode", Variant("s", "inactive-or-failed")],
     ]
     call = Call(

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 import sys
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -77,13 +78,19 @@ def uninstall(options: Namespace) -> Page:
 
 
 def _own_programs() -> Path:
-    """Return the folder of this program; whoever has a session has to reach it."""
+    """Return the folder of this program: to be reached by all users, to be changed by us alone."""
     folder = Path(sys.argv[0]).resolve().parent
     if not (folder / "spice-sessiond").is_file():
         raise InstallError(f"there is no spice-sessiond in {folder}, beside this program")
     for place in (folder, *folder.parents):
-        if not place.stat().st_mode & 0o001:
+        info = place.stat()
+        if not info.st_mode & stat.S_IXOTH:
             raise InstallError(f"agents run as their users, who cannot reach {folder}: see {place}")
+        # In /tmp everybody makes files, but none takes another's away.
+        is_open = info.st_mode & stat.S_IWOTH and not info.st_mode & stat.S_ISVTX
+        if is_open or info.st_uid not in {0, os.geteuid()}:
+            text = f"root would run what others can change in {folder}: see who owns {place}"
+            raise InstallError(text)
     return folder
 
 

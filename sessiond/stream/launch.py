@@ -67,11 +67,13 @@ def drop_privileges(identity: Identity) -> list[str]:
     """
     if os.geteuid() != 0:
         return ["setpriv", "--no-new-privs", "--pdeathsig=KILL", "--"]
+    # A number that is an account's name, too, is taken for the name. None begins with a plus.
+    groups = ",".join(f"+{gid}" for gid in identity.groups)
     return [
         "setpriv",
-        f"--reuid={identity.uid}",
-        f"--regid={identity.gid}",
-        f"--groups={','.join(map(str, identity.groups))}" if identity.groups else "--clear-groups",
+        f"--reuid=+{identity.uid}",
+        f"--regid=+{identity.gid}",
+        f"--groups={groups}" if groups else "--clear-groups",
         "--inh-caps=-all",
         "--ambient-caps=-all",
         "--bounding-set=-all",

@@ -17,6 +17,7 @@ from sessiond.model import Counters, Reason
 from sessiond.stream.freshness import Freshness
 from sessiond.stream.holder import holder_of
 from sessiond.stream.keep import KeptPort
+from sessiond.transport.aside import run_aside
 from sessiond.transport.backoff import Backoff
 from sessiond.transport.channel import Channel
 from sessiond.transport.edge import EdgePoller
@@ -278,7 +279,7 @@ class HostPort:
         is_busy = isinstance(error, PortBusyError)
         self._listener.on_port(Reason.PORT_BUSY if is_busy else Reason.PORT_MISSING, f"{error}.")
         if is_busy:
-            search = self._loop.run_in_executor(None, holder_of, self._path)
+            search = run_aside(lambda: holder_of(self._path))
             search.add_done_callback(lambda done: self._name_holder(str(error), done))
 
     def _name_holder(self, complaint: str, search: "asyncio.Future[int]") -> None:

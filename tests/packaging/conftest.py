@@ -34,8 +34,9 @@ def place() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def deb(place: Path) -> Path:
     """Return the Debian package."""
-    _check([ROOT / "packaging/deb.sh", place / "deb"])
-    [package] = (place / "deb").glob("*.deb")
+    folder = place / "build/deb"  # whose parent is not there either, as in a fresh clone
+    _check([ROOT / "packaging/deb.sh", folder])
+    [package] = folder.glob("*.deb")
     return package
 
 

@@ -168,6 +168,11 @@ def test_package_is_installed_upgraded_and_purged(machine: Machine, deb: Path) -
     once = machine.written()
     machine.do(*install)
     assert machine.written() == once
+    machine.do("dpkg", "--remove", "spice-sessiond")
+    # Not even the older names are taken any more.
+    assert not machine.do("find", "/etc/systemd", "-lname", "*spice-sessiond*")
+    machine.do(*install)
+    assert machine.written() == once
     machine.do("dpkg", "--purge", "spice-sessiond")
     assert machine.written() == before
 

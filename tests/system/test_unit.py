@@ -161,6 +161,7 @@ def test_an_agent_has_limits_and_a_scope_of_ours(world: World, unit: Unit) -> No
     assert unit.show("ActiveState", scoped) == "active"
     assert int(unit.show("MemoryMax", scoped)) == scope.MEMORY
     assert int(unit.show("TasksMax", scoped)) == scope.TASKS
+    assert unit.show("TimeoutStopUSec", scoped) == "5s"
     assert scoped in unit.container.read(f"/proc/{pid}/cgroup").decode()
     status = world.process_status(pid)
     kinds = ("Inh", "Prm", "Eff", "Bnd", "Amb")

@@ -270,6 +270,18 @@ def test_programs_are_those_beside_this_one(root: Path, monkeypatch: pytest.Monk
         install._own_programs()
     (programs / "spice-sessiond").touch()
     assert install._own_programs() == programs.resolve()
+    for theirs in (programs, root):
+        theirs.chmod(0o1777)
+        assert install._own_programs() == programs.resolve()
+        theirs.chmod(0o777)
+        with pytest.raises(InstallError, match=f"others can change .* owns {theirs.resolve()}$"):
+            install._own_programs()
+        theirs.chmod(0o755)
+    if os.geteuid() == 0:
+        os.chown(programs, NOBODY, NOBODY)
+        with pytest.raises(InstallError, match="others can change"):
+            install._own_programs()
+        os.chown(programs, 0, 0)
     root.chmod(0o700)
     with pytest.raises(InstallError, match="cannot reach"):
         install._own_programs()

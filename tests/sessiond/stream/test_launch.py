@@ -323,6 +323,29 @@ async def test_child_without_an_entry() -> None:
     assert report["env"]["XDG_RUNTIME_DIR"] == f"/run/user/{WITHOUT_ENTRY}"
 
 
+# Runs a command where these accounts are all that there are.
+WITH_ACCOUNTS = """
+mount --bind "$1" /etc/passwd
+mount --bind "$2" /etc/group
+shift 2
+exec "$@"
+"""
+
+
+@needs_root
+def test_an_account_that_is_named_like_a_number_is_not_meant(tmp_path: Path) -> None:
+    tmp_path.joinpath("passwd").write_text("4321:x:0:0::/:/bin/sh\n")
+    tmp_path.joinpath("group").write_text("4321:x:0:\n4322:x:0:\n")
+    accounts = [str(tmp_path / "passwd"), str(tmp_path / "group")]
+    drop = drop_privileges(Identity(4321, 4321, (4321, 4322), "somebody", "/"))
+    inside = ["unshare", "--mount", "sh", "-euc", WITH_ACCOUNTS, "sh", *accounts]
+    show = ["grep", "-E", "^(Uid|Gid|Groups):", "/proc/self/status"]
+    done = subprocess.run([*inside, *drop, *show], capture_output=True, text=True, check=True)
+    words = dict(line.split(":", 1) for line in done.stdout.splitlines())
+    assert words["Uid"].split() == words["Gid"].split() == ["4321"] * 4
+    assert words["Groups"].split() == ["4321", "4322"]
+
+
 def test_not_root_keeps_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert not [it for it in drop_privileges(SOMEBODY) if "uid" in it or "group" in it]
