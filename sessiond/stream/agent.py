@@ -52,7 +52,7 @@ class AgentListener(Protocol):
         """Its display is open."""
 
     def on_message(self, agent: "Agent", message: DeviceMessage) -> None:
-        """A message for the host."""
+        """A message for the host; its data is only valid until this returns."""
 
     def on_stats(self, agent: "Agent", stats: Stats) -> None:
         """What its stream has done."""
