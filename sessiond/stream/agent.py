@@ -37,6 +37,7 @@ _AGENT_REASONS: Final = frozenset({
     Reason.ENCODER_FAILED, Reason.TYPE_UNSUPPORTED,
 })  # fmt: skip
 STOPPED: Final = "stopped"  # the reason of an end that we asked for
+_SHOWN: Final = (State.STREAMING, State.SYNCED, State.WAITING)
 READY_TIMEOUT: Final = 20.0  # seconds to find and open a display, candidate after candidate
 _MAX_UNSENT: Final = 1 << 20  # bytes of ours that an agent has not read: it hangs
 
@@ -129,7 +130,7 @@ class Agent:
     @property
     def is_active(self) -> bool:
         """Whether it is the one that is shown."""
-        return self._link.state in {State.WAITING, State.SYNCED, State.STREAMING}
+        return self._link.state in _SHOWN
 
     @property
     def serial(self) -> int:

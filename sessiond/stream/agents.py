@@ -35,7 +35,10 @@ class Agents:
 
     def active(self) -> Agent | None:
         """Return the one that is shown."""
-        return next((it for it in self if it.is_active and not it.is_stopping), None)
+        for agent in self:
+            if agent.is_active and not agent.is_stopping:
+                return agent
+        return None
 
     def phases(self) -> dict[str, Phase]:
         """Return what each is about."""

@@ -67,10 +67,10 @@ class Freshness:
         self._recent += sizes
         self._held += sum(sizes)
         self._writes += len(sizes)
-        while len(self._recent) > self._capacity:
-            oldest = self._recent.popleft()
-            self._held -= oldest
-            self._consumed += oldest
+        excess = len(self._recent) - self._capacity
+        consumed = sum([self._recent.popleft() for _ in range(excess)])
+        self._held -= consumed
+        self._consumed += consumed
         self._queued = min(self._queued + sum(sizes), self._held)
         self._unrefused += len(sizes)
 

@@ -81,11 +81,12 @@ class Channel:
         begin = 0
         try:
             while begin < len(data):
-                end = min(len(data), begin + size * WRITES_AT_ONCE)
-                pieces = [data[at : min(end, at + size)] for at in range(begin, end, size)]
+                part = data[begin : begin + size * WRITES_AT_ONCE]
+                pieces = [part[at : at + size] for at in range(0, len(part), size)]
                 count = os.writev(self._fd, pieces)
-                taken += [min(size, count - at) for at in range(0, count, size)]
                 begin += count
+                whole, rest = divmod(count, size)
+                taken += [size] * whole + [rest] * bool(rest)
         except BlockingIOError:
             self.is_blocked = True
             self._poller.watch_writable(self._fd, wanted=True)
