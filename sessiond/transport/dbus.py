@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 else:
 
     def _load() -> ModuleType:
+        # A hash of its own is enough for a cache's key: libcrypto is 4 MB.
+        import_without("_hashlib", "hashlib")
         wanted = os.environ.get("SPICE_SESSIOND_DBUS")
         for name in (wanted,) if wanted else ("dbus_fast", "dbus_next"):
             with contextlib.suppress(ModuleNotFoundError):

@@ -1,8 +1,7 @@
-"""asyncio without TLS, and hashlib without OpenSSL: the programs' first import.
+"""asyncio without TLS: the programs' first import.
 
-asyncio takes libssl and libcrypto along where they are, hashlib the latter: 4 MB of each process's
-memory and 6 ms of its start, for transports that nothing here uses, and for hashes that Python has
-of its own. Both do without where they are not.
+asyncio takes libssl and libcrypto along where they are, 4 MB of each process's memory and 6 ms of
+its start, for transports that nothing here uses; and does without where they are not.
 """
 
 import importlib
@@ -24,5 +23,4 @@ def import_without(missing: str, name: str) -> ModuleType:
         del sys.modules[missing]
 
 
-import_without("_hashlib", "hashlib")
 import_without("ssl", "asyncio")
