@@ -67,7 +67,7 @@ class Channel:
         0 means that it would block: ``on_writable`` comes later. When the peer is gone,
         ``on_lost`` is called soon, and 0 is returned.
         """
-        return sum(self.write_pieces(data[:size], size))
+        return self._write([data[:size]])
 
     def write_pieces(self, data: memoryview, size: int) -> list[int]:
         """Write all of ``data``, ``size`` bytes at once; return how many each write has taken.
@@ -76,24 +76,29 @@ class Channel:
         port sees a write for each piece; the system calls are fewer (writev(2)).
         """
         taken: list[int] = []
-        if self._closed or self.is_blocked:
-            return taken
         begin = 0
+        while begin < len(data):
+            part = data[begin : begin + size * WRITES_AT_ONCE]
+            count = self._write([part[at : at + size] for at in range(0, len(part), size)])
+            if not count:
+                break
+            begin += count
+            whole, rest = divmod(count, size)
+            taken += [size] * whole + [rest] * bool(rest)
+        return taken
+
+    def _write(self, pieces: list[memoryview]) -> int:
+        if self._closed or self.is_blocked:
+            return 0
         try:
-            while begin < len(data):
-                part = data[begin : begin + size * WRITES_AT_ONCE]
-                pieces = [part[at : at + size] for at in range(0, len(part), size)]
-                count = os.writev(self._fd, pieces)
-                begin += count
-                whole, rest = divmod(count, size)
-                taken += [size] * whole + [rest] * bool(rest)
+            return os.writev(self._fd, pieces)
         except BlockingIOError:
             self.is_blocked = True
             self._poller.watch_writable(self._fd, wanted=True)
         except OSError as error:
             self.is_blocked = True
             asyncio.get_running_loop().call_soon(self._write_failed, _reason(error))
-        return taken
+        return 0
 
     def read_rest(self) -> None:
         """Hand on what is there to be read, without waiting for the loop to say so."""
