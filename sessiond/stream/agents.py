@@ -1,7 +1,7 @@
 """Who has an agent, who is about to have one, and which of them stay though they are not shown."""
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -104,14 +104,9 @@ class Recency:
         self._order = [key for key in [*newest, *self._order] if key in sessions]
         self._order = list(dict.fromkeys(self._order))
 
-    def warm(self, phases: Mapping[str, Phase], front: str, limit: int) -> frozenset[str]:
-        """Return whose agents stay beside that of ``front``: the latest ``limit`` that have one."""
-        others = (
-            key
-            for key in self._order
-            if key != front and phases.get(key, Phase.STOPPING) is not Phase.STOPPING
-        )
-        return frozenset(islice(others, limit))
+    def latest(self, limit: int, among: Container[str]) -> frozenset[str]:
+        """Return the ``limit`` of these that were in front last."""
+        return frozenset(islice((key for key in self._order if key in among), limit))
 
 
 def own_memory(pid: int) -> int:

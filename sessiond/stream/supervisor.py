@@ -14,7 +14,7 @@ from sessiond.stream.agent import Agent, AgentStart, Exit
 from sessiond.stream.agents import Agents, Recency, own_memory
 from sessiond.stream.keep import KeptPort
 from sessiond.stream.port import HostPort
-from sessiond.stream.reconcile import PLACEHOLDER, Action, Wanted, reconcile
+from sessiond.stream.reconcile import PLACEHOLDER, Action, Phase, Wanted, reconcile
 from sessiond.stream.trouble import Troubles
 from sessiond.transport.edge import EdgePoller
 from sessiond.wire.device import HIDDEN_CURSOR, Format, Type, parse_format
@@ -324,9 +324,13 @@ class Supervisor:
         """
         decision = self._decision
         front = decision.session or decision.probe or (self._recency.newest if self._grace else "")
-        phases, sessions = self._agents.phases(), self._sessions
-        keep = {front} | self._recency.warm(phases, front, self._settings.keep_warm)
-        return frozenset(it for it in keep if it in sessions and sessions[it].state != "closing")
+        alive = frozenset(key for key, it in self._sessions.items() if it.state != "closing")
+        others = {
+            key
+            for key, phase in self._agents.phases().items()
+            if phase is not Phase.STOPPING and key in alive - {front}
+        }
+        return (alive & {front}) | self._recency.latest(self._settings.keep_warm, among=others)
 
     def _sentence(self) -> str:
         """Return what a client has to be told instead of a picture; empty for nothing."""

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from sessiond.model import Session
 from sessiond.stream.agents import Recency, own_memory
-from sessiond.stream.reconcile import Phase
 
 SIZE: Final = 32 << 20  # bytes: what else comes and goes here is far less
 
@@ -38,14 +37,15 @@ def sessions(ids: str) -> dict[str, Session]:
     return {id_: Session(id=id_, path=f"/{id_}", uid=1, gid=1) for id_ in ids}
 
 
-@given(st.lists(st.sampled_from("abcd")), st.sampled_from(["", *"abcd"]), st.integers(0, 5))
-def test_the_latest_are_kept(fronts: list[str], front: str, limit: int) -> None:
+@given(
+    st.lists(st.sampled_from("abcd")), st.frozensets(st.sampled_from("abcde")), st.integers(0, 5)
+)
+def test_the_latest(fronts: list[str], among: frozenset[str], limit: int) -> None:
     recency = Recency()
     for one in fronts:
         recency.note(one, sessions("abcd"))
-    running = dict.fromkeys("abc", Phase.READY) | {"d": Phase.STOPPING}
-    latest = [one for one in dict.fromkeys(reversed(fronts)) if one not in {front, "d"}]
-    assert recency.warm(running, front, limit) == set(latest[:limit])
+    latest = [one for one in dict.fromkeys(reversed(fronts)) if one in among]
+    assert recency.latest(limit, among) == set(latest[:limit])
     assert recency.newest == (fronts[-1] if fronts else "")
 
 
@@ -56,4 +56,4 @@ def test_who_is_gone_is_forgotten() -> None:
     recency.note("", sessions("ab"))
     assert recency.newest == "b"
     recency.note("", sessions("abc"))
-    assert recency.warm(dict.fromkeys("abc", Phase.READY), "", 3) == {"a", "b"}
+    assert recency.latest(3, "abc") == {"a", "b"}

@@ -274,6 +274,20 @@ async def test_who_has_no_agent_takes_nobodys_place() -> None:
 
 
 @in_loop
+async def test_who_is_closing_takes_nobodys_place() -> None:
+    closing = {**SESSIONS, "2": replace(SESSIONS["2"], state="closing")}
+    async with around(replace(SETTINGS, keep_warm=1)) as it:
+        with watching_host(it):
+            await it.show_new("1")
+            await it.show_new("2")
+            it.supervisor.on_decision(Decision("3"), closing, is_gap=False)
+            stays = it.supervisor._agents.get("1")
+            assert stays
+            assert not stays.is_stopping
+            await it.until_ended("2")
+
+
+@in_loop
 async def test_who_is_kept_may_change_at_any_time() -> None:
     async with around(replace(SETTINGS, keep_warm=2)) as it:
         with watching_host(it):
