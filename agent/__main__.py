@@ -10,12 +10,12 @@ import argparse
 import asyncio
 import logging
 import os
+import platform
 import sys
 from collections.abc import Sequence
 from typing import Final
 
 from agent.capture import find_backend
-from agent.capture.placeholder import PlaceholderCapture, parse_size
 from agent.encode import find_encoders
 from agent.options import codec_options, parse
 from agent.stream.app import StreamApp, StreamConfig
@@ -48,7 +48,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _spare_uname() -> None:
+    """Let the processor have no name: python-xlib starts uname(1) for it, and does not use it."""
+    vars(platform.uname())["processor"] = ""
+
+
 def _stream(options: argparse.Namespace) -> None:
+    _spare_uname()
     encoders = find_encoders(options.plugins_dir)
     framerate, values = codec_options(options.codec_option, encoders)
     open_capture = find_backend(options.capture)
@@ -79,6 +85,8 @@ def _display_opener(options: argparse.Namespace) -> OpenDisplay:
 
 
 def _placeholder(options: argparse.Namespace) -> None:
+    from agent.capture.placeholder import PlaceholderCapture, parse_size  # noqa: PLC0415 (fonts)
+
     size = parse_size(options.size)
 
     def open_picture(_config: Config) -> Opened:

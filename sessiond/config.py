@@ -92,6 +92,12 @@ def _seconds(value: object) -> float:
     return float(value)
 
 
+def _few(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 64:
+        raise ValueError
+    return value
+
+
 KEYS: Final[Mapping[str, Key]] = {
     "seat": Key("seat0", _text, "a seat's name", "the seat that is followed"),
     "bus.address": Key(
@@ -139,6 +145,13 @@ KEYS: Final[Mapping[str, Key]] = {
     ),
     "stream.enabled": Key(
         True, _switch, "true or false", "whether the daemon starts without a pause", is_live=True
+    ),
+    "agent.keep_warm": Key(
+        2,
+        _few,
+        "a whole number from 0 to 64",
+        "how many agents of sessions that were shown before stay, paused, for a quick switch back",
+        is_live=True,
     ),
     "switch.auto": Key(
         "off",
@@ -202,6 +215,12 @@ class Config:
         """Return the value of a key that holds a list of texts."""
         value = self.values[key]
         assert isinstance(value, tuple)  # noqa: S101 (the table says so)
+        return value
+
+    def whole(self, key: str) -> int:
+        """Return the value of a key that holds a whole number."""
+        value = self.values[key]
+        assert isinstance(value, int)  # noqa: S101 (the table says so)
         return value
 
     def seconds(self, key: str) -> float:

@@ -323,4 +323,8 @@ class Daemon:
 
 
 def _settings(config: Config) -> Settings:
-    return Settings(config.seconds("stream.grace"), config.text("stream.when_idle"))
+    return Settings(
+        grace=config.seconds("stream.grace"),
+        when_idle=config.text("stream.when_idle"),
+        keep_warm=config.whole("agent.keep_warm"),
+    )

@@ -6,6 +6,7 @@ import logging
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from agent.capture.base import Capture, Cursor
@@ -16,7 +17,7 @@ from agent.stream.screen import Screen
 from agent.stream.sender import Sender
 from agent.stream.streamer import Codecs, Streamer
 from sessiond.errors import DisplayError, EncoderError, ProtocolError, SessiondError, UsageError
-from sessiond.transport.channel import Channel
+from sessiond.transport.channel import READ_SIZE, Channel
 from sessiond.transport.edge import EdgePoller
 from sessiond.transport.fds import OwnedFd
 from sessiond.transport.port import OpenPort
@@ -126,7 +127,8 @@ class LinkSession:
         self._frames = frames
         self._link = DaemonLink()
         self._channel = Channel(port, poller, self)
-        self._sender = Sender(self._channel.write_nowait, "daemon")
+        # A frame in one write, so that the daemon wakes up once for it.
+        self._sender = Sender(partial(self._channel.write_nowait, size=READ_SIZE), "daemon")
         self._screen: Screen | None = None
         self._opened: Opened | None = None
         self._size = (0, 0)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from sessiond.errors import ProtocolError
+from sessiond.model import Reason
 from sessiond.stream.launch import AgentProcess
 from sessiond.transport.channel import Channel
 from sessiond.transport.edge import EdgePoller
@@ -31,6 +32,12 @@ from sessiond.wire.link_state import AgentLink, State
 
 log = logging.getLogger(__name__)
 
+_AGENT_REASONS: Final = frozenset({
+    Reason.NO_DISPLAY_FOUND, Reason.DISPLAY_REFUSED, Reason.AGENT_CRASHED, Reason.AGENT_TIMEOUT,
+    Reason.ENCODER_FAILED, Reason.TYPE_UNSUPPORTED,
+})  # fmt: skip
+STOPPED: Final = "stopped"  # the reason of an end that we asked for
+_SHOWN: Final = (State.STREAMING, State.SYNCED, State.WAITING)
 READY_TIMEOUT: Final = 20.0  # seconds to find and open a display, candidate after candidate
 _MAX_UNSENT: Final = 1 << 20  # bytes of ours that an agent has not read: it hangs
 
@@ -44,6 +51,24 @@ class Exit:
     was_ready: bool
     was_asked: bool  # we stopped it
 
+    @property
+    def reason(self) -> str:
+        """The code of why it ended; an agent may only use those that are its own."""
+        if self.was_asked:
+            return STOPPED
+        if self.failed and self.failed.reason in _AGENT_REASONS:
+            return self.failed.reason
+        return Reason.AGENT_CRASHED
+
+    @property
+    def words(self) -> str:
+        """Its own words, or how its process ended."""
+        if self.failed:
+            return self.failed.text
+        if self.status < 0:
+            return f"killed by signal {-self.status}"
+        return f"exit status {self.status}"
+
 
 class AgentListener(Protocol):
     """Who hears of an agent."""
@@ -52,7 +77,7 @@ class AgentListener(Protocol):
         """Its display is open."""
 
     def on_message(self, agent: "Agent", message: DeviceMessage) -> None:
-        """A message for the host."""
+        """A message for the host; its data is only valid until this returns."""
 
     def on_stats(self, agent: "Agent", stats: Stats) -> None:
         """What its stream has done."""
@@ -105,7 +130,7 @@ class Agent:
     @property
     def is_active(self) -> bool:
         """Whether it is the one that is shown."""
-        return self._link.state in {State.WAITING, State.SYNCED, State.STREAMING}
+        return self._link.state in _SHOWN
 
     @property
     def serial(self) -> int:

@@ -58,21 +58,21 @@ class Freshness:
             return LARGE
         return min(LARGE, max(SMALLEST, int(self._rate * FULL / QUEUE)))
 
-    def on_accepted(self, now: float, size: int) -> None:
-        """A write was taken by the kernel."""
+    def on_accepted(self, now: float, *sizes: int) -> None:
+        """Writes were taken by the kernel, one after the other."""
         self._drain(now)
         if self._blocked_at is not None and now - self._blocked_at > _STALL:
             self._begin_sample(now)
         self._blocked_at = None
-        self._recent.append(size)
-        self._held += size
-        self._writes += 1
-        if len(self._recent) > self._capacity:
-            oldest = self._recent.popleft()
-            self._held -= oldest
-            self._consumed += oldest
-        self._queued = min(self._queued + size, self._held)
-        self._unrefused += 1
+        self._recent += sizes
+        self._held += sum(sizes)
+        self._writes += len(sizes)
+        excess = len(self._recent) - self._capacity
+        consumed = sum([self._recent.popleft() for _ in range(excess)])
+        self._held -= consumed
+        self._consumed += consumed
+        self._queued = min(self._queued + sum(sizes), self._held)
+        self._unrefused += len(sizes)
 
     def on_blocked(self, now: float) -> None:
         """A write was refused: the queue is full. More calls until one is taken do nothing."""

@@ -24,6 +24,7 @@ from sessiond.transport.edge import EdgePoller
 from sessiond.transport.fds import OwnedFd
 from sessiond.transport.names import NameWatch
 from sessiond.transport.port import OpenPort, adopt_port, open_port
+from sessiond.wire.buffer import Bytes
 from sessiond.wire.device import Capabilities, NotifyError, Role, StartStop, Type, Unknown, pack
 from sessiond.wire.device_state import DeviceConnection
 from sessiond.wire.outbox import Outbox
@@ -153,12 +154,16 @@ class HostPort:
         recent = sum(1 for left in self._recent if left >= since)
         return Counters(self._frames, self._bytes, recent / RATE_SPAN)
 
-    def put(self, kind: Type, message: bytes) -> None:
-        """Send a whole message, in place of an older one of its kind that still waits."""
+    def put(self, kind: Type, message: Bytes) -> None:
+        """Send a whole message, in place of an older one of its kind that still waits.
+
+        What cannot be written at once is copied: ``message`` may change afterwards.
+        """
         if self._channel:
             self._outbox.put(kind, message)
             self._has_frame = self._has_frame or kind is Type.DATA
             self._flush()
+            self._outbox.keep()
 
     def drop_waiting(self) -> None:
         """Forget what was not begun."""
@@ -204,15 +209,16 @@ class HostPort:
     def _flush(self) -> None:
         channel = self._channel
         while channel and (data := self._outbox.peek()):
-            count = channel.write_nowait(data[: self._freshness.write_size])
+            taken = channel.write_pieces(data, self._freshness.write_size)
             now = self._loop.time()
-            if not count:
+            if taken:
+                self._calm()
+                self._freshness.on_accepted(now, *taken)
+                self._outbox.advance(count := sum(taken))
+                self._bytes += count
+            if channel.is_blocked:
                 self._freshness.on_blocked(now)
                 break
-            self._calm()
-            self._freshness.on_accepted(now, count)
-            self._outbox.advance(count)
-            self._bytes += count
         else:
             self._freshness.on_drained()
         self._settle()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from sessiond.model import Counters, Decision, Display, Reason, Session, State, Status
 from sessiond.stream.agent import Agent, AgentStart, Exit
+from sessiond.stream.agents import Agents, Recency, own_memory
 from sessiond.stream.keep import KeptPort
 from sessiond.stream.port import HostPort
 from sessiond.stream.reconcile import PLACEHOLDER, Action, Phase, Wanted, reconcile
@@ -22,11 +23,6 @@ from sessiond.wire.link import DeviceMessage, Ready, Stats
 
 log = logging.getLogger(__name__)
 
-_AGENT_REASONS = frozenset({
-    Reason.NO_DISPLAY_FOUND, Reason.DISPLAY_REFUSED, Reason.AGENT_CRASHED, Reason.AGENT_TIMEOUT,
-    Reason.ENCODER_FAILED, Reason.TYPE_UNSUPPORTED,
-})  # fmt: skip
-STOPPED = "stopped"  # the reason of an end that we asked for
 _NO_STREAM = Format(0, 0, 0)
 _NO_DISPLAY = frozenset({
     Reason.NO_DISPLAY_FOUND, Reason.DISPLAY_REFUSED, Reason.TYPE_UNSUPPORTED,
@@ -61,10 +57,12 @@ class Settings:
 
     ``grace``: for how many seconds the last picture stands while no session is active.
     ``when_idle``: "placeholder" or "close", what a client sees while there is nothing to show.
+    ``keep_warm``: how many agents stay, paused, beside that of the session that is to be shown.
     """
 
     grace: float = 1.0
     when_idle: str = "placeholder"
+    keep_warm: int = 2
 
 
 class Supervisor:
@@ -79,9 +77,8 @@ class Supervisor:
         self._port = HostPort(parts.port_path, poller, self)
         self._decision = Decision("", Reason.LOGIND_MISSING, "Waiting for systemd-logind.")
         self._sessions: Mapping[str, Session] = {}
-        self._agents: dict[str, Agent] = {}
-        self._preparing: set[str] = set()
-        self._outdated: set[str] = set()  # of those: something was told meanwhile
+        self._agents = Agents()
+        self._recency = Recency()
         self._troubles = Troubles(self._settle)
         self._proven: frozenset[str] = frozenset()
         self._codecs: tuple[int, ...] = ()
@@ -97,7 +94,6 @@ class Supervisor:
         self._is_informed = False  # whether anything was decided yet
         self._is_settling = False
         self._is_closed = False
-        self._idle = asyncio.Event()
 
     def start(self, kept: KeptPort | None = None) -> None:
         """Open the port, or go on with one that was ``kept``."""
@@ -137,11 +133,9 @@ class Supervisor:
         self._is_closed = True
         self._end_grace()
         self._troubles.forgive(self._troubles.keys())
-        for agent in self._agents.values():
+        for agent in self._agents:
             agent.stop()
-        while self._agents:
-            self._idle.clear()
-            await self._idle.wait()
+        await self._agents.wait_none()
         kept = self._port.hand_over(self._codecs)
         self._port.close()
         return kept
@@ -166,20 +160,21 @@ class Supervisor:
         elif had.session and not self._grace:
             self._grace = self._loop.call_later(self._settings.grace, self._grace_is_over)
         wanted = decision.session or decision.probe
+        self._recency.note(wanted, sessions)
         if wanted and wanted != (had.session or had.probe):
             self._troubles.forgive([wanted])
         self._settle()
 
     def on_unprepared(self, session_id: str, why: str) -> None:
         """Take note that it could not be found out how a session's agent is started."""
-        if self._end_look_up(session_id):
+        if self._agents.end_look_up(session_id):
             text = f"The agent cannot be started: {why}."
             self._troubles.add(session_id, Reason.AGENT_CRASHED, text)
         self._settle()
 
     def on_no_display(self, session_id: str, why: str) -> None:
         """Take note that there is no display yet, and nothing to start an agent for."""
-        if self._end_look_up(session_id):
+        if self._agents.end_look_up(session_id):
             self._troubles.rest(session_id, Reason.NO_DISPLAY_FOUND, why)
         self._settle()
 
@@ -190,8 +185,7 @@ class Supervisor:
         helper's first.
         """
         self._troubles.hurry([session_id])
-        if session_id in self._preparing:
-            self._outdated.add(session_id)
+        self._agents.outdate(session_id)
         agent = self._agents.get(session_id)
         if agent and (not agent.ready or _server(agent.ready.display) != _server(display)):
             agent.stop()
@@ -211,7 +205,7 @@ class Supervisor:
     def on_start(self, codecs: tuple[int, ...], *, quality: bool) -> None:
         """Begin a new stream, also for whoever is shown already."""
         self._codecs, self._quality = codecs, quality
-        for agent in self._agents.values():
+        for agent in self._agents:
             agent.pause()
         self._settle()
 
@@ -223,7 +217,7 @@ class Supervisor:
 
     def on_frame_sent(self, delay: float) -> None:
         """Ask the shown agent for the next frame, when it will be fresh."""
-        agent = self._active()
+        agent = self._agents.active()
         if agent is None or agent.serial != self._frame_serial:
             return  # it was another's, or an earlier stream's: who is shown has credit already
         if delay:
@@ -249,7 +243,7 @@ class Supervisor:
 
     def on_message(self, agent: Agent, message: DeviceMessage) -> None:
         """Relay it; an agent that is not active was not heard at all."""
-        if agent is self._active():
+        if agent is self._agents.active():
             if message.type is Type.DATA:
                 self._frame_serial = agent.serial
             elif message.type is Type.FORMAT:
@@ -263,14 +257,13 @@ class Supervisor:
 
     def on_exit(self, agent: Agent, end: Exit) -> None:
         """Start it again later, unless it was stopped or its session is gone."""
-        self._agents.pop(agent.key, None)
-        self._idle.set()
-        self._parts.on_agent_end(agent.key, agent.pid, end.status, _reason(end))
+        self._agents.remove(agent)
+        self._parts.on_agent_end(agent.key, agent.pid, end.status, end.reason)
         if self._is_closed:
             return
         if not end.was_asked:
             self._restarts += 1
-            log.warning("agent %d of %s ended: %s", agent.pid, agent.key, _words(end))
+            log.warning("agent %d of %s ended: %s", agent.pid, agent.key, end.words)
             if agent.key in self._sessions or agent.key == PLACEHOLDER:
                 self._suspect(agent.key, end)
             self._parts.reread(agent.key)  # closing is not signalled
@@ -284,7 +277,7 @@ class Supervisor:
             return  # an action's own consequence; the loop below sees it
         self._is_settling = True
         try:
-            while actions := reconcile(self._wanted(), self._running()):
+            while actions := reconcile(self._wanted(), self._agents.phases()):
                 for action in actions:
                     self._act(action)
         finally:
@@ -309,8 +302,9 @@ class Supervisor:
             self._is_stalled = False
 
     def _wanted(self) -> Wanted:
+        keep = self._kept()
         if self._port_reason is not None:
-            return Wanted(keep=frozenset(self._sessions))
+            return Wanted(keep=keep)
         session = self._decision.session
         candidate = session or self._decision.probe
         run = {candidate} if candidate and not self._troubles.is_waiting(candidate) else set[str]()
@@ -321,8 +315,22 @@ class Supervisor:
             if is_current and not self._troubles.is_waiting(PLACEHOLDER):
                 run.add(PLACEHOLDER)
                 show = PLACEHOLDER
-        keep = frozenset(key for key, it in self._sessions.items() if it.state != "closing")
         return Wanted(frozenset(run), keep, show if self._codecs else "")
+
+    def _kept(self) -> frozenset[str]:
+        """Return who may go on having an agent.
+
+        In a gap nobody is to be shown, and the one before may be again.
+        """
+        decision = self._decision
+        front = decision.session or decision.probe or (self._recency.newest if self._grace else "")
+        alive = frozenset(key for key, it in self._sessions.items() if it.state != "closing")
+        others = {
+            key
+            for key, phase in self._agents.phases().items()
+            if phase is not Phase.STOPPING and key in alive - {front}
+        }
+        return (alive & {front}) | self._recency.latest(self._settings.keep_warm, among=others)
 
     def _sentence(self) -> str:
         """Return what a client has to be told instead of a picture; empty for nothing."""
@@ -330,17 +338,6 @@ class Supervisor:
         if session:
             return self._troubles.explain(session)[1]
         return "" if self._grace or not self._is_informed else self._decision.text
-
-    def _running(self) -> dict[str, Phase]:
-        phases = dict.fromkeys(self._preparing, Phase.OPENING)
-        for key, agent in self._agents.items():
-            if agent.is_stopping:
-                phases[key] = Phase.STOPPING
-            elif agent.is_active:
-                phases[key] = Phase.ACTIVE
-            else:
-                phases[key] = Phase.READY if agent.ready else Phase.OPENING
-        return phases
 
     def _act(self, action: Action) -> None:
         log.debug("%s %s", action.verb, action.key)
@@ -350,32 +347,26 @@ class Supervisor:
                 self._placeholder_text = self._sentence()
                 self._launch(self._parts.placeholder(self._placeholder_text))
             case "launch":
-                self._preparing.add(action.key)
+                self._agents.look_up(action.key)
                 self._parts.prepare(self._sessions[action.key], self._prepared)
             case "stop" if agent:
                 agent.stop()
             case "stop":
-                self._end_look_up(action.key)
+                self._agents.end_look_up(action.key)
             case "pause" if agent:
                 agent.pause()
                 self._port.drop_waiting()
                 self._port.put(Type.CURSOR_SET, pack_device(HIDDEN_CURSOR))
+                self._loop.call_soon(self._tell_memory, agent)
             case "activate" if agent:
                 self._serial += 1
                 agent.activate(self._serial, self._codecs, quality=self._quality)
 
     def _prepared(self, start: AgentStart) -> None:
-        if start.key in self._preparing and not self._is_closed:
-            if self._end_look_up(start.key):
+        if self._agents.is_looked_up(start.key) and not self._is_closed:
+            if self._agents.end_look_up(start.key):
                 self._launch(start)
             self._settle()
-
-    def _end_look_up(self, key: str) -> bool:
-        """Take note that a look-up is over; return whether it counts, or is to be made again."""
-        is_outdated = key in self._outdated
-        self._preparing.discard(key)
-        self._outdated.discard(key)
-        return not is_outdated
 
     def _launch(self, start: AgentStart) -> None:
         try:
@@ -387,21 +378,26 @@ class Supervisor:
             )
             return
         log.info("agent %d started for %s", agent.pid, start.key)
-        self._agents[start.key] = agent
+        self._agents.add(agent)
         self._parts.on_agent(start.key, agent.pid)
-
-    def _active(self) -> Agent | None:
-        return next((a for a in self._agents.values() if a.is_active and not a.is_stopping), None)
 
     def _credit(self, key: str, serial: int) -> None:
         agent = self._agents.get(key)
         if agent and agent.is_active and agent.serial == serial:
             agent.give_credit()
 
+    def _tell_memory(self, agent: Agent) -> None:
+        """Say what an agent costs that stays; asked for once, when it is shown no more."""
+        if agent.key != PLACEHOLDER and not agent.is_stopping:
+            megabytes = own_memory(agent.pid) / 1e6
+            fields = {"SESSION": agent.key, "AGENT_PID": agent.pid}
+            text = "agent %d of session %s is kept, paused: %.1f MB of its own"
+            log.info(text, agent.pid, agent.key, megabytes, extra=fields)
+
     def _suspect(self, key: str, end: Exit) -> None:
-        reason = Reason(_reason(end))
+        reason = Reason(end.reason)
         own = end.failed and end.failed.reason == reason
-        text = end.failed.text if end.failed and own else f"The agent ended: {_words(end)}."
+        text = end.failed.text if end.failed and own else f"The agent ended: {end.words}."
         self._troubles.add(key, reason, text, is_probe=key == self._decision.probe)
 
     def _prove(self, proven: frozenset[str]) -> None:
@@ -421,7 +417,9 @@ class Supervisor:
     def _tell(self) -> None:
         reason, text = self._explain()
         agent = self._agents.get(self._decision.session)
-        is_sending = self._port_reason is None and bool(self._codecs) and self._active() is not None
+        is_sending = (
+            self._port_reason is None and bool(self._codecs) and self._agents.active() is not None
+        )
         stream = self._stream if is_sending else _NO_STREAM
         retries = [at for at in (self._troubles.next_try(), self._port.next_try()) if at]
         self._parts.on_status(
@@ -437,9 +435,9 @@ class Supervisor:
                 height=stream.height,
                 next_retry=min(retries, default=0.0),
                 displays={
-                    key: Display(it.ready.display, it.ready.rule)
-                    for key, it in self._agents.items()
-                    if it.ready and key != PLACEHOLDER
+                    it.key: Display(it.ready.display, it.ready.rule)
+                    for it in self._agents
+                    if it.ready and it.key != PLACEHOLDER
                 },
             )
         )
@@ -474,20 +472,3 @@ class Supervisor:
 def _server(display: str) -> str:
     """Return a display's name without its screen: ``:0.0`` and ``:0`` are one server."""
     return display.partition(".")[0]
-
-
-def _reason(end: Exit) -> str:
-    """Return the code of why an agent ended; an agent may only use those that are its own."""
-    if end.was_asked:
-        return STOPPED
-    if end.failed and end.failed.reason in _AGENT_REASONS:
-        return end.failed.reason
-    return Reason.AGENT_CRASHED
-
-
-def _words(end: Exit) -> str:
-    if end.failed:
-        return end.failed.text
-    if end.status < 0:
-        return f"killed by signal {-end.status}"
-    return f"exit status {end.status}"

@@ -11,10 +11,11 @@ import contextlib
 import importlib
 import logging
 import os
-import warnings
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, cast
+
+from sessiond.transport.lean import import_without
 
 if TYPE_CHECKING:
     import socket
@@ -36,12 +37,13 @@ if TYPE_CHECKING:
 else:
 
     def _load() -> ModuleType:
+        # A hash of its own is enough for a cache's key: libcrypto is 4 MB.
+        import_without("_hashlib", "hashlib")
         wanted = os.environ.get("SPICE_SESSIOND_DBUS")
         for name in (wanted,) if wanted else ("dbus_fast", "dbus_next"):
-            with contextlib.suppress(ModuleNotFoundError), warnings.catch_warnings():
-                # Both import PyGObject where there is one; its importer is of an old kind.
-                warnings.simplefilter("ignore", ImportWarning)
-                return importlib.import_module(name)
+            with contextlib.suppress(ModuleNotFoundError):
+                # Both take PyGObject along where it is: 3 MB, for a loop that is not ours.
+                return import_without("gi", name)
         raise ImportError(f"needs {wanted or 'dbus_fast or dbus_next'}")
 
     _library = _load()

@@ -49,23 +49,27 @@ class MessageBuffer:
 
         The iterator raises ProtocolError at the message that is wrong, after those before it.
         """
-        return ((header, whole[HEADER_SIZE:]) for header, whole in self.feed_whole(data))
+        return ((header, bytes(whole[HEADER_SIZE:])) for header, whole in self.feed_whole(data))
 
-    def feed_whole(self, data: Bytes) -> Iterator[tuple[Header, bytes]]:
-        """Do as ``feed``, but with each message's header in front of its body: to be passed on."""
+    def feed_whole(self, data: Bytes) -> Iterator[tuple[Header, Bytes]]:
+        """Do as ``feed``, but with each message's header in front of its body: to be passed on.
+
+        What came in one piece is not copied: it is a part of ``data``, and lives as long.
+        """
         if self._error:
             raise self._error
         return self._hand_out(self._take(data))
 
-    def _hand_out(self, found: list[tuple[Header, bytes]]) -> Iterator[tuple[Header, bytes]]:
+    def _hand_out(self, found: list[tuple[Header, Bytes]]) -> Iterator[tuple[Header, Bytes]]:
         yield from found
         if self._error:
             raise self._error
 
-    def _take(self, data: Bytes) -> list[tuple[Header, bytes]]:
-        """Return what is complete, and keep the rest. A frame in one piece is copied once."""
-        found = []
+    def _take(self, data: Bytes) -> list[tuple[Header, Bytes]]:
+        """Return what is complete, and keep the rest."""
+        found: list[tuple[Header, Bytes]] = []
         begin = 0
+        is_held = bool(self._rest)
         self._rest += data if self._rest else b""
         with memoryview(self._rest or data) as view:
             try:
@@ -73,7 +77,8 @@ class MessageBuffer:
                     end = begin + HEADER_SIZE + header.size
                     if end > len(view):
                         break
-                    found.append((header, bytes(view[begin:end])))
+                    whole = bytes(view[begin:end]) if is_held else view[begin:end]
+                    found.append((header, whole))
                     begin = end
             except ProtocolError as error:
                 self._error = error

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from sessiond.errors import LocalProtocolError, ProtocolError
-from sessiond.wire.buffer import HEADER_SIZE, Header
+from sessiond.wire.buffer import HEADER_SIZE, Bytes, Header
 
 MAX_FRAME: Final = 32 << 20  # host: "STREAM_DATA too large" beyond it
 MAX_CAPABILITIES: Final = 1024  # host
@@ -288,7 +288,7 @@ def parse_from_guest(header: Header, body: bytes) -> FromGuest:
     return _GUEST_PARSERS[Type(header.type)](body)
 
 
-def parse_format(message: bytes) -> Format:
+def parse_format(message: Bytes) -> Format:
     """Return a whole FORMAT message whose header was checked."""
     return Format(*_FORMAT.unpack_from(message, HEADER_SIZE))
 

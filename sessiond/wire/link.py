@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Final
 
 from sessiond.errors import LocalProtocolError, ProtocolError
-from sessiond.wire.buffer import HEADER_SIZE, Header
+from sessiond.wire.buffer import HEADER_SIZE, Bytes, Header
 from sessiond.wire.device import Type, check_from_guest
 
 MAX_BODY: Final = 64 << 10  # of a link message
@@ -133,10 +133,13 @@ class Serial:
 
 @dataclass(frozen=True, slots=True)
 class DeviceMessage:
-    """A message of the stream device, whole, as it goes to the port (to the daemon)."""
+    """A message of the stream device, whole, as it goes to the port (to the daemon).
+
+    ``data`` can be a part of what was just received: it only lives as long as that.
+    """
 
     type: Type
-    data: bytes = field(repr=False)
+    data: Bytes = field(repr=False)
 
 
 ToAgent = Config | Activate | Credit | Pause
@@ -169,14 +172,14 @@ def check_from_daemon(header: Header) -> None:
         raise ProtocolError(f"a message of type {header.type:#x} with {header.size} bytes")
 
 
-def parse_from_agent(header: Header, whole: bytes) -> ToDaemon | DeviceMessage:
+def parse_from_agent(header: Header, whole: Bytes) -> ToDaemon | DeviceMessage:
     """Return the message whose header passed ``check_from_agent``. Raises ProtocolError.
 
     ``whole`` begins with the header: what is for the host is passed on as it came.
     """
     if header.type in _DEVICE_TYPES:
         return DeviceMessage(Type(header.type), whole)
-    message: ToDaemon = _parse(_TO_DAEMON[LinkType(header.type)], whole[HEADER_SIZE:])
+    message: ToDaemon = _parse(_TO_DAEMON[LinkType(header.type)], bytes(whole[HEADER_SIZE:]))
     return message
 
 

@@ -148,9 +148,10 @@ class AgentLink:
     def _accept(self, message: ToDaemon | DeviceMessage) -> bool:
         signal = self._signal(message)
         state = self.state
-        if signal not in TRANSITIONS[state]:
+        after = TRANSITIONS[state].get(signal)
+        if after is None:
             raise ProtocolError(f"{signal.name} in state {state.name}")
-        self.state = TRANSITIONS[state][signal]
+        self.state = after
         if isinstance(message, DeviceMessage):
             is_relayed = signal in RELAYED.get(state, frozenset())
             self._stray += not is_relayed

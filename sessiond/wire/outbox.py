@@ -6,6 +6,7 @@ each kind is kept, so that a slow host gets the newest picture and not a queue o
 
 from typing import Final
 
+from sessiond.wire.buffer import Bytes
 from sessiond.wire.device import Type
 from sessiond.wire.link import LinkType
 
@@ -36,7 +37,7 @@ class Outbox:
     """Packed messages; ``peek`` and ``advance`` are for the one writer."""
 
     def __init__(self) -> None:
-        self._waiting: dict[Kind, bytes] = {}
+        self._waiting: dict[Kind, Bytes] = {}
         self._current = memoryview(b"")
         self._current_type: Kind = Type.INVALID
 
@@ -51,17 +52,24 @@ class Outbox:
         """Begin with the rest of a message that somebody else has begun."""
         self._current, self._current_type = memoryview(rest), Type.DATA
 
-    def put(self, kind: Kind, message: bytes) -> None:
+    def put(self, kind: Kind, message: Bytes) -> None:
         """Let ``message`` wait, in place of an older one of its kind.
 
         A FORMAT also replaces the frame that waits: that one has the size of the old FORMAT.
-        Raises ValueError for a kind that guests do not send.
+        It is not copied: see ``keep``. Raises ValueError for a kind that guests do not send.
         """
         if kind not in _ORDER:
             raise ValueError(f"{kind.name} is not a guest's to send")
         if kind is Type.FORMAT:
             self._waiting.pop(Type.DATA, None)
         self._waiting[kind] = message
+
+    def keep(self) -> None:
+        """Copy what is not written yet of borrowed memory, which is about to change."""
+        for kind, message in self._waiting.items():
+            self._waiting[kind] = bytes(message)  # one that is bytes is no copy
+        if not isinstance(self._current.obj, bytes):
+            self._current = memoryview(bytes(self._current))
 
     def drop_waiting(self) -> None:
         """Forget the stream's messages, but not one that was begun, nor answers to the peer."""

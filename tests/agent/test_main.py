@@ -49,6 +49,24 @@ def test_one_line_and_a_status(
     assert errors[0].exc_info is None
 
 
+def test_an_x_display_is_looked_for_without_a_process() -> None:
+    # Where another process is started, sys.audit says so before.
+    code = """if True:
+    import sys
+    from agent.__main__ import main
+    def hook(event, arguments):
+        assert event not in {"subprocess.Popen", "os.posix_spawn", "os.fork"}, arguments
+    sys.addaudithook(hook)
+    sys.exit(main(["stream", "--display", ":4711", "--port", "/dev/ptmx"]))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert ":4711" in done.stderr
+    assert "Assertion" not in done.stderr
+
+
 def start(*argv: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "agent", *argv], cwd=ROOT, stderr=subprocess.PIPE, text=True

@@ -13,6 +13,7 @@ import pytest
 
 from sessiond.bus.paths import ROOT, session_path
 from tests.daemon.scene import ALICE, BOB, Scene, wait_number
+from tests.daemon.test_agents import has_ended
 from tests.fixtures.child import Child
 from tests.fixtures.daemon import BUS_NAME, MANAGER
 from tests.fixtures.drawing import bits_of
@@ -203,6 +204,30 @@ def test_a_reload_follows_what_it_can_and_names_the_rest(tmp_path: Path) -> None
         scene.daemon.signal(signal.SIGHUP)
         scene.daemon.wait_reason("ok", after=scene.daemon.now() - 5)
         wait_number(probe, ALICE)
+
+
+def test_a_reload_ends_agents_that_are_not_to_be_kept(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("")
+    with Scene(args=["--config", config]) as scene:
+        scene.add_alice()
+        probe = scene.watch()
+        wait_number(probe, ALICE)
+        kept = scene.daemon.property("AgentPID")
+        scene.add_bob()
+        wait_number(probe, BOB)
+        scene.stage.login1.do("switch", id="1")
+        wait_number(probe, ALICE)
+        assert scene.daemon.property("AgentPID") == kept
+        pidfd = os.pidfd_open(kept)
+        scene.stage.login1.do("switch", id="c2")
+        wait_number(probe, BOB)
+        agent = scene.daemon.property("AgentPID")
+        config.write_text("[agent]\nkeep_warm = 0\n")
+        scene.daemon.signal(signal.SIGHUP)
+        assert has_ended(pidfd)
+        assert scene.daemon.property("AgentPID") == agent
+        assert scene.daemon.property("Reason") == "ok"
 
 
 def test_what_later_versions_do_is_not_supported_yet(scene: Scene) -> None:

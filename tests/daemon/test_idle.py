@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon.scene import ALICE, Scene, wait_number
+from tests.daemon.scene import ALICE, BOB, Scene, wait_number
 from tests.fixtures.processes import EventTimeoutError
 
 pytestmark = pytest.mark.e2e
@@ -26,6 +26,26 @@ def test_a_static_screen_wakes_nobody(tmp_path: Path) -> None:
         before = switches(scene.daemon.pid), switches(pid)
         with pytest.raises(EventTimeoutError):
             probe.wait_for("invalidate", STATIC, after=probe.now())
+        assert (switches(scene.daemon.pid), switches(pid)) == before
+
+
+def test_what_is_drawn_unseen_wakes_nobody(tmp_path: Path) -> None:
+    with Scene([f'displays.sockets="{tmp_path}"']) as scene:
+        scene.add_alice()
+        probe = scene.watch()
+        wait_number(probe, ALICE)
+        pid = scene.daemon.property("AgentPID")
+        mark = scene.daemon.now()
+        scene.add_bob()
+        wait_number(probe, BOB)
+        scene.daemon.wait_line("agent .* of session 1 is kept", after=mark)
+        with pytest.raises(EventTimeoutError):
+            probe.wait_for("invalidate", 2.0, after=probe.now())  # the switch settles
+        before = switches(scene.daemon.pid), switches(pid)
+        for number in range(100, 150):
+            scene.screens[ALICE].show_number(number)
+        with pytest.raises(EventTimeoutError):
+            probe.wait_for("invalidate", 1.0, after=probe.now())
         assert (switches(scene.daemon.pid), switches(pid)) == before
 
 

@@ -21,6 +21,7 @@ def test_file_is_read_and_the_command_line_wins(tmp_path: Path) -> None:
     assert config.text("seat") == "seat1"
     assert config.seconds("stream.grace") == 0.5
     assert config.texts("stream.deny_users") == ("eve",)
+    assert config.whole("agent.keep_warm") == 2
     assert config.debug
 
 
@@ -30,6 +31,11 @@ def test_file_is_read_and_the_command_line_wins(tmp_path: Path) -> None:
         ("[stream]\n\ngrace = 'x'\n", r"config.toml:3: stream.grace: 'x' is not seconds from 0"),
         ("[stream]\ngrace = 61\n", r"config.toml:2: stream.grace: 61 is not"),
         ("[stream]\ngrace = true\n", r"config.toml:2: stream.grace: True is not"),
+        (
+            "[agent]\nkeep_warm = -1\n",
+            r":2: agent.keep_warm: -1 is not a whole number from 0 to 64",
+        ),
+        ("[agent]\nkeep_warm = true\n", r":2: agent.keep_warm: True is not a whole number"),
         ("seat = 5\n", r"config.toml:1: seat: 5 is not a seat's name"),
         ("[stream]\nno_such = 1\n", r"config.toml:2: stream.no_such: there is no such key, only"),
         ("[stream]\nwhen_idle = 'dance'\n", r":2: .*not \"placeholder\" or \"close\""),

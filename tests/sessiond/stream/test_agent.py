@@ -6,7 +6,7 @@ import select
 import signal
 from collections.abc import Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -112,7 +112,7 @@ class Listener:
 
     def on_message(self, agent: Agent, message: DeviceMessage) -> None:
         assert not self.exits
-        self.messages.append(message)
+        self.messages.append(replace(message, data=bytes(message.data)))  # it is only lent
         self.answer(agent, message)
         self.signal.happened()
 

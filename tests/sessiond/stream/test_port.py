@@ -255,6 +255,17 @@ async def test_busy_port_names_its_holder(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @in_loop
+async def test_what_was_lent_may_change_at_once() -> None:
+    with world() as it:
+        host = await it.open()
+        it.port.put(Type.FORMAT, pack(FORMAT))
+        lent = bytearray(pack(Data(b"1" * BIG)))
+        it.port.put(Type.DATA, memoryview(lent))
+        lent[:] = b"2" * len(lent)
+        assert await host.read_messages(2) == [FORMAT, Data(b"1" * BIG)]
+
+
+@in_loop
 async def test_host_asks_and_gets() -> None:
     with world() as it:
         host = await it.open()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
@@ -17,7 +18,7 @@ import pytest
 
 from sessiond.model import Decision, Reason, Session, Status
 from sessiond.stream import launch, port
-from sessiond.stream.agent import Agent, AgentStart
+from sessiond.stream.agent import STOPPED, Agent, AgentStart
 from sessiond.stream.freshness import Freshness
 from sessiond.stream.supervisor import Parts, Settings, Supervisor
 from sessiond.transport.edge import EdgePoller
@@ -58,9 +59,11 @@ while piece := link.recv(4096):
             is_told = is_told or bool(signal.sigwait([signal.SIGUSR1]))
             message({int(device.Type.DATA)}, bytes(size))
 """
-SESSIONS: Final = MappingProxyType(
-    {id_: Session(id=id_, path=f"/{id_}", uid=1000, gid=1000) for id_ in ("big", "small")}
-)
+# Nobody here shows a sentence.
+SETTINGS: Final = Settings(grace=0.0, when_idle="close")
+SESSIONS: Final = MappingProxyType({
+    id_: Session(id=id_, path=f"/{id_}", uid=1000, gid=1000) for id_ in ("big", "small", *"12345")
+})  # fmt: skip
 
 
 @dataclass
@@ -71,6 +74,7 @@ class Around:
     listener: socket.socket
     prepared: dict[str, Callable[[AgentStart], None]]
     pids: dict[str, int] = field(default_factory=dict)  # of all that were started
+    ends: dict[str, str] = field(default_factory=dict)  # why, of all that ended
     statuses: list[Status] = field(default_factory=list)
     signal: Signal = field(default_factory=Signal)
     frames: list[int] = field(default_factory=list)  # the sizes that the host has read
@@ -84,6 +88,17 @@ class Around:
         size = BIG if session == "big" else SMALL
         command = ["/usr/bin/python3", "-I", "-S", "-c", AGENT, str(size)]
         self.prepared[session](AgentStart(session, command, {}, Config(session, 1000)))
+
+    async def show_new(self, session: str) -> None:
+        """Show a session that has no agent yet, and wait until it has."""
+        self.show(session)
+        self.launch(session)
+        await self.until_reason(Reason.OK)
+
+    async def until_ended(self, *sessions: str) -> None:
+        """Wait until these agents have ended, because we wanted it, and no others."""
+        await self.signal.until(lambda: self.ends.keys() >= set(sessions))
+        assert self.ends == dict.fromkeys(sessions, STOPPED)
 
     async def until_reason(self, reason: Reason) -> None:
         """Wait until it is the newest that was told."""
@@ -102,7 +117,7 @@ class Around:
 
 
 @asynccontextmanager
-async def around() -> AsyncIterator[Around]:
+async def around(settings: Settings = SETTINGS) -> AsyncIterator[Around]:
     """Start a supervisor; nothing of it may be left afterwards."""
     poller = EdgePoller()
     with TemporaryDirectory(prefix="supervisor-") as directory, socket.socket(socket.AF_UNIX) as it:
@@ -115,6 +130,11 @@ async def around() -> AsyncIterator[Around]:
             assert key not in made.pids
             made.pids[key] = pid
 
+        def on_agent_end(key: str, pid: int, _status: int, reason: str) -> None:
+            assert made.pids[key] == pid
+            made.ends[key] = reason
+            made.signal.happened()
+
         def on_status(status: Status) -> None:
             made.statuses.append(status)
             made.signal.happened()
@@ -126,10 +146,10 @@ async def around() -> AsyncIterator[Around]:
             reread=lambda _id: None,
             on_status=on_status,
             on_agent=on_agent,
-            on_agent_end=lambda *_end: None,
+            on_agent_end=on_agent_end,
             on_proven=lambda _ids: None,
         )
-        made = Around(Supervisor(parts, Settings(grace=0.0), poller), it, prepared)
+        made = Around(Supervisor(parts, settings, poller), it, prepared)
         made.supervisor.start()
         try:
             yield made
@@ -218,3 +238,91 @@ async def test_a_look_up_that_a_helper_has_overtaken_is_made_again() -> None:
             assert not it.pids, "what it would be started with is out of date"
             it.launch("small")
             await it.until_reason(Reason.OK)
+
+
+@in_loop
+async def test_those_stay_that_were_in_front_last() -> None:
+    async with around(replace(SETTINGS, keep_warm=2)) as it:
+        with watching_host(it):
+            for session in "1234":
+                await it.show_new(session)
+            await it.until_ended("1")
+            asked = dict(it.prepared)
+            it.prepared.clear()
+            it.show("2")
+            await it.until_reason(Reason.OK)
+            assert (it.prepared, it.statuses[-1].agent_pid) == ({}, it.pids["2"])
+            it.prepared.update(asked)
+            await it.show_new("5")
+            await it.until_ended("1", "3")
+            assert it.statuses[-1].displays.keys() == {"2", "4", "5"}
+
+
+@in_loop
+async def test_who_has_no_agent_takes_nobodys_place() -> None:
+    async with around(replace(SETTINGS, keep_warm=1)) as it:
+        with watching_host(it):
+            await it.show_new("1")
+            it.show("2")
+            it.supervisor.on_no_display("2", "none")
+            await it.until_reason(Reason.NO_DISPLAY_FOUND)
+            await it.show_new("3")
+            await turns(3)
+            assert not it.ends
+            await it.show_new("4")
+            await it.until_ended("1")
+
+
+@in_loop
+async def test_who_is_closing_takes_nobodys_place() -> None:
+    closing = {**SESSIONS, "2": replace(SESSIONS["2"], state="closing")}
+    async with around(replace(SETTINGS, keep_warm=1)) as it:
+        with watching_host(it):
+            await it.show_new("1")
+            await it.show_new("2")
+            it.supervisor.on_decision(Decision("3"), closing, is_gap=False)
+            stays = it.supervisor._agents.get("1")
+            assert stays
+            assert not stays.is_stopping
+            await it.until_ended("2")
+
+
+@in_loop
+async def test_who_is_kept_may_change_at_any_time() -> None:
+    async with around(replace(SETTINGS, keep_warm=2)) as it:
+        with watching_host(it):
+            for session in "123":
+                await it.show_new(session)
+            it.supervisor.configure(replace(SETTINGS, keep_warm=1))
+            await it.until_ended("1")
+            it.supervisor.configure(replace(SETTINGS, keep_warm=0))
+            await it.until_ended("1", "2")
+            assert it.statuses[-1].agent_pid == it.pids["3"]
+
+
+@in_loop
+async def test_with_none_to_be_kept_who_was_shown_stays_for_the_grace() -> None:
+    async with around(replace(SETTINGS, grace=0.05, keep_warm=0)) as it:
+        with watching_host(it):
+            await it.show_new("1")
+            nobody = Decision("", Reason.NO_ACTIVE_SESSION, "No session is active.")
+            it.supervisor.on_decision(nobody, SESSIONS, is_gap=True)
+            agent = it.supervisor._agents.get("1")
+            assert agent
+            assert not agent.is_stopping
+            it.show("1")
+            it.supervisor.on_decision(nobody, SESSIONS, is_gap=True)
+            await it.until_ended("1")
+
+
+@in_loop
+async def test_the_journal_says_what_a_kept_agent_holds(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with around() as it:
+        with watching_host(it):
+            await it.show_new("1")
+            await it.show_new("2")
+    [told] = [record for record in caplog.records if "is kept" in record.msg]
+    fields = vars(told)
+    assert (fields["SESSION"], fields["AGENT_PID"]) == ("1", it.pids["1"])
+    assert float(told.getMessage().split()[-5]) > 1

@@ -141,6 +141,29 @@ async def test_both_ways(peer: Peer) -> None:
 
 
 @in_loop
+async def test_pieces(peer: Peer) -> None:
+    with Opened(peer) as (channel, _):
+        assert channel.write_pieces(ZEROS[:7], 3) == [3, 3, 1]
+        assert channel.write_pieces(ZEROS[:0], 3) == []
+        assert peer.drain() == 7
+
+
+@pytest.mark.parametrize("size", [1000, WRITE_SIZE])
+@in_loop
+async def test_pieces_until_it_would_block(peer: Peer, size: int) -> None:
+    with Opened(peer) as (channel, _):
+        taken = channel.write_pieces(ZEROS, size)
+        assert channel.is_blocked
+        assert 0 < sum(taken) < len(ZEROS)
+        assert max(taken) <= size
+        assert channel.write_pieces(ZEROS, size) == []
+        received = 0
+        while received < sum(taken):
+            received += peer.drain()
+        assert received == sum(taken)
+
+
+@in_loop
 async def test_what_came_before_the_channel_is_read(peer: Peer) -> None:
     peer.write(b"early")
     with Opened(peer) as (_, handler):

@@ -58,6 +58,14 @@ def test_chunks_do_not_matter(messages: list[tuple[int, bytes]], data: st.DataOb
     assert buffer.is_between_messages
 
 
+def test_what_comes_in_one_piece_is_not_copied(buffer: MessageBuffer) -> None:
+    data = bytearray(packed(7, b"abc") + packed(8, b"de")[:-1])
+    [(_, whole)] = buffer.feed_whole(data)
+    data[:] = bytes(len(data))  # the next bytes come into the same memory
+    assert whole == bytes(len(packed(7, b"abc")))
+    assert list(buffer.feed(b"e")) == [(Header(8, 2), b"de")]
+
+
 def test_header_is_checked_before_its_body_comes(buffer: MessageBuffer) -> None:
     with pytest.raises(ProtocolError, match=r"^65 bytes$"):
         list(buffer.feed(Header(1, LIMIT + 1).pack()))

@@ -145,7 +145,7 @@ def test_no_agent_gets_a_frame_through_without_a_format(words: list[bytes], data
     relayed: list[bytes] = []
     try:
         for word in words:
-            relayed += [m.data for m in link.receive(word) if isinstance(m, DeviceMessage)]
+            relayed += [bytes(m.data) for m in link.receive(word) if isinstance(m, DeviceMessage)]
     except ProtocolError:
         pass
     if FRAME in relayed:

@@ -102,6 +102,27 @@ def test_dropped_frame_is_none(outbox: Outbox) -> None:
     assert not outbox.has_frame
 
 
+def test_what_was_lent_is_kept(outbox: Outbox) -> None:
+    lent = bytearray(b"format frame")
+    with memoryview(lent) as view:
+        outbox.put(Type.FORMAT, view[:6])
+        outbox.put(Type.DATA, view[6:])
+        assert taken(outbox, 2) == b"fo"
+        outbox.keep()
+    lent.clear()  # BufferError if it still refers to it
+    assert outbox.has_frame
+    assert taken(outbox) == b"rmat frame"
+
+
+def test_what_is_kept_already_is_not_copied(outbox: Outbox) -> None:
+    frame = b"frame"
+    outbox.put(Type.DATA, frame)
+    outbox.keep()
+    assert outbox.peek().obj is frame
+    outbox.keep()
+    assert outbox.peek().obj is frame
+
+
 PUT = st.tuples(st.sampled_from(_ORDER), st.binary(max_size=40))
 WRITE = st.integers(1, 60)
 
