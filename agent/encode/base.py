@@ -39,5 +39,7 @@ class Encoder(abc.ABC):
     def encode(self, frame: Frame) -> bytes:
         """Return one whole encoded frame, at most ``max_frame`` bytes.
 
+        Its ``changed`` is relative to the frame of the call before.
+
         Raises EncoderError when the frame cannot be encoded.
         """
