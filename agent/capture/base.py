@@ -38,6 +38,11 @@ class Frame:
     changed: frozenset[int] | None = None
 
 
+def merged(one: frozenset[int] | None, other: frozenset[int] | None) -> frozenset[int] | None:
+    """Return the bands that differ after both changes; None when nobody can tell."""
+    return None if one is None or other is None else one | other
+
+
 @dataclass(frozen=True, slots=True)
 class Cursor:
     """A cursor's shape: rows of B, G, R, A bytes, premultiplied."""
@@ -86,7 +91,10 @@ class Capture(abc.ABC):
 
     @abc.abstractmethod
     def grab(self, slot: int) -> Frame | None:
-        """Capture the picture into the memory of ``slot``; None while ``unavailable``."""
+        """Capture the picture into the memory of ``slot``; None while ``unavailable``.
+
+        What changed can be told most exactly when the frame before went into another slot.
+        """
 
     @abc.abstractmethod
     def cursor(self) -> Cursor | None:

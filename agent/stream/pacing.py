@@ -65,10 +65,14 @@ class Pacing:
         """End the stream. What is being captured or encoded comes to its end, for nobody."""
         self.active = self.captured = False
 
-    def on_captured(self, *, usable: bool) -> None:
-        """The capture is done; not usable if the stream was stopped or the screen is away."""
+    def on_captured(self, *, usable: bool, is_news: bool = True) -> None:
+        """The capture is done; not usable if the stream was stopped or the screen is away.
+
+        It is no news when something was drawn that looks as before; then it is not sent, but the
+        repetition of the frame before stands.
+        """
         self.capturing = False
-        self.captured = usable and self.active
+        self.captured = usable and self.active and (is_news or self.is_repeat)
 
     def on_encoded(self, now: float, *, usable: bool) -> None:
         """The encoder is free; the frame goes out now, if it is usable."""
@@ -112,6 +116,9 @@ class Pacing:
             # On a steady beat while the screen keeps changing; from now on after a rest.
             is_on_beat = now - self.due < self.interval
             self.due = (self.due if is_on_beat else now) + self.interval
-            self.is_repeat = not self.changed
-            self.capturing, self.changed, self.repeat_at = True, False, None
+            # Once it is time for a repetition, what only looks like a change serves as one.
+            self.is_repeat = not self.changed or (self.repeat_at or math.inf) <= now
+            if self.is_repeat:
+                self.repeat_at = None
+            self.capturing, self.changed = True, False
         return step

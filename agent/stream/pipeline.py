@@ -7,8 +7,9 @@ was begun for an earlier stream is not sent in a later one.
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
-from agent.capture.base import SLOTS, Capture, Frame
+from agent.capture.base import SLOTS, Capture, Frame, merged
 from agent.encode.base import Encoder
 from agent.stream.pacing import Pacing, Step
 from agent.stream.screen import Screen
@@ -41,13 +42,16 @@ class Pipeline:
         self._encoder: Encoder | None = None
         self._stream = 0
         self._captured: Frame | None = None
+        self._left_out: frozenset[int] | None = None  # what changed in frames nobody encoded
         self._free_slots = set(range(SLOTS))
+        self._last_slot = SLOTS - 1
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, encoder: Encoder) -> None:
         """Begin a stream with a frame of the whole screen, whether it changed or not."""
         self.stop()
         self._encoder = encoder
+        self._left_out = None  # it has seen nothing yet
         self._pacing.start()
         self._go()
 
@@ -88,8 +92,19 @@ class Pipeline:
 
     def _drop_captured(self) -> None:
         if self._captured is not None:
-            self._free_slots.add(self._captured.slot)
+            self._leave_out(self._captured)
             self._captured = None
+
+    def _leave_out(self, frame: Frame) -> None:
+        self._left_out = merged(self._left_out, frame.changed)
+        self._free_slots.add(frame.slot)
+
+    def _take_slot(self) -> int:
+        """Take a free slot: another one than last, so that the two pictures can be compared."""
+        slot = min(self._free_slots, key=lambda slot: slot == self._last_slot)
+        self._free_slots.remove(slot)
+        self._last_slot = slot
+        return slot
 
     def _go(self) -> None:
         if self._timer:
@@ -104,18 +119,21 @@ class Pipeline:
             self._timer = self._loop.call_at(self._pacing.wake_at, self._go)
 
     def _capture(self) -> None:
-        stream, slot = self._stream, self._free_slots.pop()
+        stream, slot = self._stream, self._take_slot()
 
         def grab(capture: Capture) -> Frame | None:
             return capture.grab(slot)
 
         def done(frame: Frame | None) -> None:
-            usable = frame is not None and stream == self._stream
-            self._pacing.on_captured(usable=usable)
-            if usable:
-                self._captured = frame
-            else:
+            if frame is None:
                 self._free_slots.add(slot)
+                self._pacing.on_captured(usable=False)
+            else:
+                is_news = merged(self._left_out, frame.changed) != frozenset()
+                self._pacing.on_captured(usable=stream == self._stream, is_news=is_news)
+                self._captured = frame
+                if not self._pacing.captured:
+                    self._drop_captured()
             self._go()
 
         self._screen.call_nowait(grab, done)
@@ -124,11 +142,12 @@ class Pipeline:
         stream, frame, encoder = self._stream, self._captured, self._encoder
         assert frame is not None  # noqa: S101 (Step.ENCODE says that there is one)
         assert encoder is not None  # noqa: S101 (as there is in every stream)
-        self._captured = None
+        changed = merged(self._left_out, frame.changed)
+        self._captured, self._left_out = None, frozenset()
 
         def encode() -> bytes:
             began = time.perf_counter()
-            data = encoder.encode(frame)
+            data = encoder.encode(replace(frame, changed=changed))
             self.encode_time += time.perf_counter() - began  # the only writer; the loop reads
             return data
 

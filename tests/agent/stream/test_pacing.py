@@ -27,6 +27,7 @@ EVENTS: dict[str, Callable[[Pacing, float], None]] = {
     "stop": lambda pacing, _: pacing.stop(),
     "changed": lambda pacing, _: setattr(pacing, "changed", True),
     "captured": lambda pacing, _: pacing.on_captured(usable=True),
+    "same": lambda pacing, _: pacing.on_captured(usable=True, is_news=False),
     "unusable": lambda pacing, _: pacing.on_captured(usable=False),
     "encoded": lambda pacing, now: pacing.on_encoded(now, usable=True),
     "failed": lambda pacing, now: pacing.on_encoded(now, usable=False),
@@ -160,6 +161,17 @@ STORIES: dict[str, Story] = {
         (0, "start", [CAPTURE]),
         (1, "unusable", []),
         (20, "changed", [CAPTURE]),
+    ],
+    "what looks as before is not sent": [
+        (0, "start", [CAPTURE]),
+        (0, "captured", [ENCODE]),
+        (1, "encoded", []),
+        (2, "sent", []),
+        (20, "changed", [CAPTURE]),
+        (21, "same", []),
+        (99, "time", []),
+        (100, "changed", [CAPTURE]),
+        (101, "captured", [ENCODE]),
     ],
     "a new stream has its own first frame": [
         (0, "start", [CAPTURE]),
@@ -346,3 +358,38 @@ def test_a_change_comes_before_the_repetition_and_in_its_place() -> None:
     send_one(pacing, BEGIN + REST)  # alone again
     assert steps(pacing, BEGIN + 5 * REST) == []
     assert pacing.wake_at is None
+
+
+def send_two_close(pacing: Pacing) -> float:
+    """Send two frames of which the last is to be repeated; return when that is."""
+    pacing.start()
+    send_one(pacing, BEGIN)
+    pacing.changed = True
+    send_one(pacing, BEGIN + CLOSE / 2)
+    assert steps(pacing, BEGIN + CLOSE / 2) == []
+    assert pacing.wake_at == BEGIN + CLOSE / 2 + REST
+    return pacing.wake_at
+
+
+def test_a_change_that_is_none_leaves_the_repetition_as_it_was() -> None:
+    pacing = Pacing(0.01)
+    due = send_two_close(pacing)
+    for number in range(2, 5):
+        pacing.changed = True
+        assert steps(pacing, BEGIN + number * CLOSE) == [CAPTURE]
+        pacing.on_captured(usable=True, is_news=False)
+        assert steps(pacing, BEGIN + number * CLOSE) == []
+        assert pacing.wake_at == due
+    assert steps(pacing, due) == [CAPTURE]
+    pacing.on_captured(usable=True, is_news=False)
+    assert steps(pacing, due) == [ENCODE]
+
+
+def test_changes_that_are_none_do_not_keep_the_repetition_from_coming() -> None:
+    pacing = Pacing(0.01)
+    due = send_two_close(pacing)
+    pacing.changed = True
+    assert steps(pacing, due + 1) == [CAPTURE]
+    pacing.changed = True
+    pacing.on_captured(usable=True, is_news=False)
+    assert steps(pacing, due + 1) == [ENCODE]
