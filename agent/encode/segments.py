@@ -51,9 +51,9 @@ def header_of(header: bytes, height: int, interval: int) -> bytes:
     return b"".join(parts)
 
 
-def closed(segment: bytes, number: int, count: int) -> bytes:
-    """Return SEGMENT, the one of that NUMBER among COUNT, with the marker that follows it."""
-    return segment + (_EOI if number == count - 1 else _RST[number % 8])
+def markers(count: int) -> list[bytes]:
+    """Return what follows each of COUNT segments: restarts (E.1.4), and the end of the picture."""
+    return [_RST[number % 8] for number in range(count - 1)] + [_EOI]
 
 
 def _parts(jpeg: bytes) -> Iterator[tuple[int, bytes]]:

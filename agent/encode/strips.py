@@ -77,7 +77,7 @@ class StripPicture:
         self._sinks = [_Sink() for _ in range(threads)]
         self._pool = ThreadPoolExecutor(max(1, threads - 1), "strips")  # has none until it must
         self._size = (0, 0)
-        self._parts: list[bytes] = []  # the header, then each segment with the marker behind it
+        self._parts: list[bytes] = []  # the header, then each segment and what follows it
         self._jpeg = b""
 
     def encode(self, frame: Frame) -> bytes:
@@ -109,12 +109,12 @@ class StripPicture:
     def _renew(self, frame: Frame, strips: list[int]) -> None:
         count = len(self._all(frame))
         if len(strips) == count:
-            self._parts = [b""] * (1 + count)
+            self._parts = [b""] * (1 + 2 * count)
+            self._parts[2::2] = segments.markers(count)
         shares = _shares(strips, min(len(self._sinks), len(strips) * self.rows // _MIN_SHARE))
         for jpeg, run in self._encode_shares(frame, shares):
             header, found = segments.split(jpeg, len(run))
-            for number, segment in zip(run, found, strict=True):
-                self._parts[1 + number] = segments.closed(segment, number, count)
+            self._parts[1 + 2 * run.start : 1 + 2 * run.stop : 2] = found
             if not self._parts[0]:
                 self._parts[0] = self._header(header, frame)
 
@@ -125,6 +125,8 @@ class StripPicture:
 
     def _encode_shares(self, frame: Frame, shares: list[list[int]]) -> list[tuple[bytes, range]]:
         """Encode each share in a thread of its own."""
+        if len(shares) == 1:
+            return self._encode_share(self._sinks[0], frame, shares[0])
         others = [
             self._pool.submit(self._encode_share, sink, frame, share)
             for sink, share in zip(self._sinks[1:], shares[1:], strict=False)

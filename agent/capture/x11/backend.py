@@ -104,8 +104,9 @@ class X11Capture(Capture):
         with lost_display(self._display):
             self._read_events()
             if not self._changes:
-                select.select([self._display.fileno(), wake_fd], [], [])
-                self._read_events()
+                ready, _, _ = select.select([self._display.fileno(), wake_fd], [], [])
+                if self._display.fileno() in ready:
+                    self._read_events()
         changes, self._changes = self._changes, Changes.NONE
         return changes
 
@@ -205,7 +206,9 @@ class X11Capture(Capture):
         return width, height
 
     def _read_events(self) -> None:
-        while self._display.pending_events():
+        # What arrives meanwhile comes next time; asking for it would cost as much as an event. Where
+        # handling one asks the server, and may so find others, it is a change: nobody waits then.
+        for _ in range(self._display.pending_events()):
             self._changes |= self._change(self._display.next_event())
 
     def _change(self, event: Any) -> Changes:  # noqa: ANN401 (attributes depend on the type)
