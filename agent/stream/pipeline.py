@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from agent.capture.base import SLOTS, Capture, Frame, merged
 from agent.encode.base import Encoder
+from agent.stream.easing import Easing
 from agent.stream.pacing import Pacing, Step
 from agent.stream.screen import Screen
 from agent.stream.worker import Worker
@@ -39,6 +40,7 @@ class Pipeline:
         self._send = send
         self._fail = fail
         self._pacing = Pacing(1 / framerate)
+        self._easing = Easing(self._pacing.interval)
         self._encoder: Encoder | None = None
         self._stream = 0
         self._captured: Frame | None = None
@@ -52,6 +54,7 @@ class Pipeline:
         self.stop()
         self._encoder = encoder
         self._left_out = None  # it has seen nothing yet
+        self._easing = Easing(self._pacing.interval, encoder.levels)
         self._pacing.start()
         self._go()
 
@@ -110,6 +113,9 @@ class Pipeline:
         if self._timer:
             self._timer.cancel()
             self._timer = None
+        took = self._pacing.maybe_room(self._loop.time())
+        if took is not None and not self._pacing.is_repeat:
+            self._easing.on_room(took)
         while (step := self._pacing.step(self._loop.time())) is not Step.NOTHING:
             if step is Step.CAPTURE:
                 self._capture()
@@ -144,9 +150,12 @@ class Pipeline:
         assert encoder is not None  # noqa: S101 (as there is in every stream)
         changed = merged(self._left_out, frame.changed)
         self._captured, self._left_out = None, frozenset()
+        level = 0 if self._pacing.is_repeat else self._easing.level
+        self._pacing.is_eased = level > 0
 
         def encode() -> bytes:
             began = time.perf_counter()
+            encoder.level = level
             data = encoder.encode(replace(frame, changed=changed))
             self.encode_time += time.perf_counter() - began  # the only writer; the loop reads
             return data

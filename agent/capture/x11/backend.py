@@ -206,7 +206,7 @@ class X11Capture(Capture):
         return width, height
 
     def _read_events(self) -> None:
-        # What arrives meanwhile comes next time; asking for it would cost as much as an event. Where
+        # What arrives meanwhile comes next time; asking for it costs as much as an event. Where
         # handling one asks the server, and may so find others, it is a change: nobody waits then.
         for _ in range(self._display.pending_events()):
             self._changes |= self._change(self._display.next_event())

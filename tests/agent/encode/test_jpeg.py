@@ -2,6 +2,7 @@
 
 import io
 import random
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -144,3 +145,36 @@ def test_frame_too_large_for_jpeg() -> None:
     frame = Frame(70000, 1, 280000, memoryview(bytes(280000)), 0)
     with pytest.raises(EncoderError, match=r"^JPEG of 70000x1: [^\n]*$"):
         JpegEncoder({"quality": 80}).encode(frame)
+
+
+def test_levels_of_quality() -> None:
+    frame = frame_of(desktop(160, 100))
+    encoder = JpegEncoder({"quality": 80, "min-quality": 45})
+    assert encoder.levels == 5
+    for level, quality in ((0, 80), (1, 70), (4, 45), (0, 80)):
+        encoder.level = level
+        assert_same(encoder.encode(frame), plain(frame, quality))
+        assert encoder.quality == quality
+
+
+@pytest.mark.parametrize("options", [{}, {"min-quality": 80}, {"min-quality": 100}])
+def test_one_level_is_the_rule(options: dict[str, int]) -> None:
+    assert JpegEncoder({"quality": 80, **options}).levels == 1
+
+
+def test_strips_of_one_quality_are_not_joined_with_those_of_another() -> None:
+    frame = frame_of(desktop(64, 64))
+    encoder = JpegEncoder({"quality": 80, "min-quality": 50})
+    encoder.encode(frame)
+    encoder.level = 2
+    part = replace(frame, changed=frozenset({1}))
+    assert_same(encoder.encode(part), plain(frame, 60))
+
+
+def test_size_counts_more_than_the_lowest_quality() -> None:
+    frame = frame_of(noise(64, 64))
+    encoder = JpegEncoder({"quality": 80, "min-quality": 70})
+    encoder.max_frame = len(JpegEncoder({"quality": 50}).encode(frame))
+    encoder.level = 1
+    assert len(encoder.encode(frame)) <= encoder.max_frame
+    assert encoder.quality == 50

@@ -393,3 +393,46 @@ def test_changes_that_are_none_do_not_keep_the_repetition_from_coming() -> None:
     pacing.changed = True
     pacing.on_captured(usable=True, is_news=False)
     assert steps(pacing, due + 1) == [ENCODE]
+
+
+def test_an_eased_frame_is_repeated_though_it_was_alone() -> None:
+    pacing = Pacing(0.01)
+    pacing.start()
+    pacing.is_eased = True
+    send_one(pacing, BEGIN)
+    pacing.is_eased = False
+    send_one(pacing, BEGIN + REST)
+    assert steps(pacing, BEGIN + 9 * REST) == []
+    assert pacing.wake_at is None
+
+
+def test_room_is_there_when_the_frame_has_left_and_there_is_credit() -> None:
+    pacing = Pacing(INTERVAL)
+    pacing.start()
+    pacing.credit = 1
+    assert pacing.maybe_room(BEGIN) is None
+    assert steps(pacing, BEGIN) == [CAPTURE]
+    pacing.on_captured(usable=True)
+    assert steps(pacing, BEGIN) == [ENCODE]
+    pacing.on_encoded(BEGIN + 1, usable=True)
+    assert pacing.maybe_room(BEGIN + 1) is None
+    pacing.on_sent(BEGIN + 2)
+    assert pacing.maybe_room(BEGIN + 2) is None
+    pacing.credit = 1
+    assert pacing.maybe_room(BEGIN + 31) == 30
+    assert pacing.maybe_room(BEGIN + 32) is None
+
+
+def test_room_of_an_ended_stream_is_not_asked_for() -> None:
+    pacing = Pacing(INTERVAL)
+    pacing.start()
+    pacing.credit = 1
+    steps(pacing, BEGIN)
+    pacing.on_captured(usable=True)
+    steps(pacing, BEGIN)
+    pacing.on_encoded(BEGIN, usable=True)
+    pacing.on_sent(BEGIN)
+    pacing.stop()
+    pacing.start()
+    pacing.credit = 1
+    assert pacing.maybe_room(BEGIN + 99) is None

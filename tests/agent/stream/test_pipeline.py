@@ -31,6 +31,7 @@ class ShadeEncoder(Encoder):
         self.fail = False
         self.count = 0  # of frames that were begun
         self.changes: list[frozenset[int] | None] = []  # in the frames that were encoded
+        self.levels_used = list[int]()
         self._busy = threading.Lock()
 
     def encode(self, frame: Frame) -> bytes:
@@ -44,6 +45,7 @@ class ShadeEncoder(Encoder):
                 raise EncoderError("no film")
             assert bytes(frame.pixels) == before, "the slot was grabbed again"
             self.changes.append(frame.changed)
+            self.levels_used.append(self.level)
             return before[:1]
         finally:
             self._busy.release()
@@ -353,6 +355,39 @@ async def test_picture_that_is_the_same_is_not_sent() -> None:
         rig.capture.draw()
         await rig.frames(0, 1)
         assert rig.pipeline._free_slots == {0, 1}
+
+
+@in_loop
+async def test_slow_host_gets_eased_frames_and_at_rest_a_full_one() -> None:
+    async with rigged() as rig:
+        rig.encoder.levels = 3
+        rig.pipeline.withhold()
+        rig.pipeline.add_credit()
+        rig.pipeline.start(rig.encoder)
+        await rig.frames(0)
+        for shade in (1, 2, 3):
+            rig.capture.draw()
+            await rig.quiet()
+            since = rig.pipeline._pacing.room_wanted_since
+            assert since is not None
+            rig.pipeline._pacing.room_wanted_since = since - 1  # as if credit had taken a second
+            rig.pipeline.add_credit()
+            await rig.until_shown(shade)
+        rig.pipeline.add_credit()
+        await rig.frames(0, 1, 2, 3, 3)  # the last one again, after REST
+        assert rig.encoder.levels_used == [0, 1, 2, 2, 0]
+
+
+@in_loop
+async def test_a_new_stream_begins_in_full_quality() -> None:
+    async with rigged() as rig:
+        rig.encoder.levels = 3
+        rig.pipeline.start(rig.encoder)
+        await rig.frames(0)
+        rig.pipeline._easing.level = 2
+        rig.pipeline.start(rig.encoder)
+        await rig.frames(0, 0)
+        assert rig.encoder.levels_used == [0, 0]
 
 
 @in_loop
