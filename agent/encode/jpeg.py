@@ -1,4 +1,4 @@
-"""Motion JPEG by Pillow: one JPEG picture a frame, 4:2:0."""
+"""Motion JPEG: one JPEG picture a frame, 4:2:0."""
 
 import logging
 import os
@@ -7,13 +7,14 @@ from typing import ClassVar, Final
 
 from agent.capture.base import Frame
 from agent.encode.base import Encoder, IntOption
+from agent.encode.compress import choose_compressor
 from agent.encode.strips import StripPicture
 from sessiond.errors import EncoderError
 from sessiond.wire.device import MAX_FRAME, Codec
 
 log = logging.getLogger(__name__)
 
-_SUBSAMPLING_420: Final = 2
+_SUBSAMPLING_420: Final = 2  # as Compressor counts it
 _LEVEL: Final = 10  # of quality; at 1080p each makes a frame about an eighth smaller
 _LOWER_BY: Final = 15  # when a picture of noise does not fit into one message
 
@@ -32,6 +33,7 @@ class JpegEncoder(Encoder):
     def __init__(self, options: Mapping[str, int]) -> None:
         self._quality = options["quality"]  # of level 0
         self._lowest = min(self._quality, options.get("min-quality", self._quality))
+        self._compressor = choose_compressor()
         self._picture = self._new_picture(self._quality)
         self.levels = 1 + -(-(self._quality - self._lowest) // _LEVEL)
 
@@ -60,4 +62,4 @@ class JpegEncoder(Encoder):
     def _new_picture(self, quality: int) -> StripPicture:
         self.quality = quality
         threads = len(os.sched_getaffinity(0))
-        return StripPicture(quality, _SUBSAMPLING_420, threads=threads)
+        return StripPicture(self._compressor, quality, _SUBSAMPLING_420, threads=threads)

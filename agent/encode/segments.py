@@ -29,7 +29,9 @@ def split(jpeg: bytes, count: int) -> tuple[bytes, list[bytes]]:
     segments = []
     # In a scan 0xFF is followed by 0 unless it begins a marker (F.1.2.3); the markers count to 8.
     for number in range(count - 1):
-        end = jpeg.index(_RST[number % 8], start)
+        end = jpeg.find(_RST[number % 8], start)
+        if end < 0:
+            raise ValueError(f"a picture has {number} restart markers, not {count - 1}")
         segments.append(jpeg[start:end])
         start = end + 2
     if not jpeg.endswith(_EOI):

@@ -10,7 +10,7 @@ from PIL import Image
 from agent.capture.base import Frame
 from agent.encode import jpeg
 from agent.encode.jpeg import JpegEncoder
-from agent.encode.strips import CAN_RESTART
+from agent.encode.pillow import CAN_RESTART
 from sessiond.errors import EncoderError
 
 COLOURS = {
@@ -178,3 +178,11 @@ def test_size_counts_more_than_the_lowest_quality() -> None:
     encoder.level = 1
     assert len(encoder.encode(frame)) <= encoder.max_frame
     assert encoder.quality == 50
+
+
+def test_what_did_not_change_is_kept_from_frame_to_frame() -> None:
+    encoder = JpegEncoder({"quality": 80, "min-quality": 50})
+    encoder.level = 1
+    before = encoder.encode(frame_of(desktop(64, 64)))
+    other = replace(frame_of(noise(64, 64)), changed=frozenset())
+    assert encoder.encode(other) == before

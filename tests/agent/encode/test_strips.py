@@ -12,13 +12,24 @@ from PIL import Image
 
 from agent.capture.base import BAND, Frame
 from agent.encode import segments
-from agent.encode.strips import CAN_RESTART, StripPicture, _runs, _shares
+from agent.encode.compress import MCU, Compressor
+from agent.encode.pillow import CAN_RESTART, PillowCompressor
+from agent.encode.strips import StripPicture, _runs, _shares
+from agent.encode.turbo import TurboCompressor
 from sessiond.errors import EncoderError
 from tests.agent.encode.test_jpeg import assert_same, decoded, frame_of, noise, plain
 
 SUBSAMPLINGS: Final = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2}
-MCU_ROWS: Final = (8, 8, 16)  # pixels, by subsampling
-MODES: Final = [False, *([True] if CAN_RESTART else [])]  # Pillow's own restart markers
+
+
+class StripsAlone(PillowCompressor):
+    """Pillow as it was before 10.2."""
+
+    restarts = False
+
+
+COMPRESSORS: Final = [TurboCompressor, StripsAlone, *([PillowCompressor] if CAN_RESTART else [])]
+every = pytest.mark.parametrize("compressor", COMPRESSORS)
 
 Box = tuple[int, int, int, int]  # left, top, width, height; over the edge, it is cut
 
@@ -52,7 +63,7 @@ class Screen:
 
 
 def whole(frame: Frame, quality: int, subsampling: int, rows: int) -> bytes:
-    return plain(frame, quality, subsampling, rows // MCU_ROWS[subsampling])
+    return plain(frame, quality, subsampling, rows // MCU[subsampling][1])
 
 
 SIDE = st.integers(1, 70)
@@ -64,7 +75,7 @@ BOX = st.tuples(st.integers(0, 99), st.integers(0, 99), st.integers(1, 70), st.i
     quality=st.integers(1, 100),
     subsampling=st.sampled_from(list(SUBSAMPLINGS.values())),
     damages=st.lists(st.lists(BOX, max_size=3), max_size=4),
-    can_restart=st.sampled_from(MODES),
+    compressor=st.sampled_from(COMPRESSORS),
 )
 @settings(deadline=None)
 def test_any_damage(
@@ -72,47 +83,48 @@ def test_any_damage(
     quality: int,
     subsampling: int,
     damages: list[list[Box]],
-    *,
-    can_restart: bool,
+    compressor: type[Compressor],
 ) -> None:
     screen = Screen(*size)
-    picture = StripPicture(quality, subsampling, can_restart=can_restart)
+    picture = StripPicture(compressor, quality, subsampling)
     for boxes in [[], *damages]:
         frame = screen.draw(*boxes)
         assert_same(picture.encode(frame), whole(frame, quality, subsampling, picture.rows))
 
 
-@pytest.mark.parametrize("can_restart", MODES)
+@every
 @pytest.mark.parametrize("subsampling", SUBSAMPLINGS.values(), ids=SUBSAMPLINGS)
-def test_500_frames_in_a_row(subsampling: int, *, can_restart: bool) -> None:
+def test_500_frames_in_a_row(subsampling: int, compressor: type[Compressor]) -> None:
     screen = Screen(83, 275)  # more strips than there are restart markers, the last a partial one
-    picture = StripPicture(80, subsampling, can_restart=can_restart)
+    picture = StripPicture(compressor, 80, subsampling)
     for number in range(500):
         frame = screen.draw(*(screen.random_box() for _ in range(number % 4)))
         assert_same(picture.encode(frame), whole(frame, 80, subsampling, picture.rows))
 
 
-@pytest.mark.parametrize("can_restart", MODES)
+@every
 @pytest.mark.parametrize("threads", [2, 3, 7])
-def test_threads_change_nothing(threads: int, *, can_restart: bool) -> None:
+def test_threads_change_nothing(threads: int, compressor: type[Compressor]) -> None:
     screen = Screen(40, 2000)
-    alone = StripPicture(80, 2, can_restart=can_restart)
-    together = StripPicture(80, 2, threads=threads, can_restart=can_restart)
+    alone = StripPicture(compressor, 80, 2)
+    together = StripPicture(compressor, 80, 2, threads=threads)
     for number in range(20):
         frame = screen.draw((0, 9 * number, 40, 2000), *(screen.random_box() for _ in range(9)))
         assert together.encode(frame) == alone.encode(frame)
     assert 1 <= len(together._pool._threads) < threads
 
 
-def test_small_change_wakes_no_thread() -> None:
-    picture = StripPicture(80, 2, threads=4)
+@every
+def test_small_change_wakes_no_thread(compressor: type[Compressor]) -> None:
+    picture = StripPicture(compressor, 80, 2, threads=4)
     picture.encode(Screen(40, 480).draw())
     assert not picture._pool._threads
 
 
-def test_only_what_changed_is_looked_at() -> None:
+@every
+def test_only_what_changed_is_looked_at(compressor: type[Compressor]) -> None:
     screen = Screen(64, 128)
-    picture = StripPicture(80, 0)  # decoding it spreads no colours over the edges of strips
+    picture = StripPicture(compressor, 80, 0)  # no colours run over the edges when it is decoded
     before = picture.encode(screen.draw())
     frame = screen.draw((0, 0, 64, 128))
     assert picture.encode(replace(frame, changed=frozenset())) == before
@@ -123,22 +135,25 @@ def test_only_what_changed_is_looked_at() -> None:
         assert partial.crop(box).tobytes() == source.crop(box).tobytes()
 
 
-def test_nothing_is_known_of_a_picture_of_another_size() -> None:
-    picture = StripPicture(80, 2)
+@every
+def test_nothing_is_known_of_a_picture_of_another_size(compressor: type[Compressor]) -> None:
+    picture = StripPicture(compressor, 80, 2)
     for size in ((64, 64), (65, 64), (65, 80), (65, 64)):
         frame = Screen(*size).draw((0, 0, 9, 9))
         assert_same(picture.encode(frame), whole(frame, 80, 2, picture.rows))
 
 
-def test_frame_of_unknown_changes_is_encoded_whole() -> None:
-    screen, picture = Screen(64, 64), StripPicture(80, 2)
+@every
+def test_frame_of_unknown_changes_is_encoded_whole(compressor: type[Compressor]) -> None:
+    screen, picture = Screen(64, 64), StripPicture(compressor, 80, 2)
     picture.encode(screen.draw())
     frame = replace(screen.draw((0, 0, 64, 64)), changed=None)
     assert_same(picture.encode(frame), whole(frame, 80, 2, picture.rows))
 
 
-def test_failure_makes_the_next_frame_whole() -> None:
-    screen, picture = Screen(64, 64), StripPicture(80, 2)
+@every
+def test_failure_makes_the_next_frame_whole(compressor: type[Compressor]) -> None:
+    screen, picture = Screen(64, 64), StripPicture(compressor, 80, 2)
     picture.encode(screen.draw())
     frame = screen.draw((0, 0, 64, 64))
     with pytest.raises(EncoderError, match=r"^JPEG of 64x64: [^\n]*$"):
@@ -147,9 +162,10 @@ def test_failure_makes_the_next_frame_whole() -> None:
     assert_same(picture.encode(same), whole(frame, 80, 2, picture.rows))
 
 
-def test_failure_in_another_thread_is_one_too() -> None:
+@every
+def test_failure_in_another_thread_is_one_too(compressor: type[Compressor]) -> None:
     frame = Screen(16, 1024).draw()
-    picture = StripPicture(80, 2, threads=2)
+    picture = StripPicture(compressor, 80, 2, threads=2)
     with pytest.raises(EncoderError, match=r"^JPEG of 16x1024: "):
         picture.encode(replace(frame, pixels=frame.pixels[: frame.stride * 900]))
 
@@ -167,7 +183,7 @@ def test_shares_and_runs_leave_nothing_out(strips: set[int], count: int) -> None
 
 def test_scan_with_too_few_segments() -> None:
     jpeg = plain(frame_of(noise(16, 16)), 80)
-    with pytest.raises(ValueError, match="subsection not found"):
+    with pytest.raises(ValueError, match=r"^a picture has 0 restart markers, not 1$"):
         segments.split(jpeg, 2)
     with pytest.raises(ValueError, match="does not end with EOI"):
         segments.split(jpeg[:-1], 1)
