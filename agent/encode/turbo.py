@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import mmap
 import os
 import weakref
 from typing import Final
@@ -57,7 +58,7 @@ class TurboCompressor(Compressor):
         weakref.finalize(self, self._library.tjDestroy, self._handle).atexit = False
         self._quality = quality
         self._subsampling = _SUBSAMPLINGS[subsampling]
-        self._output = ctypes.create_string_buffer(0)
+        self._output = _memory(1)
 
     def compress(self, frame: Frame, rows: range) -> bytes:
         width, height, stride = frame.width, len(rows), frame.stride
@@ -69,8 +70,9 @@ class TurboCompressor(Compressor):
         source = ctypes.c_char.from_buffer(bytearray(pixels) if pixels.readonly else pixels)
         needed = self._library.tjBufSize(width, height, self._subsampling)
         if needed > len(self._output):
-            self._output = ctypes.create_string_buffer(needed)
-        output = ctypes.c_void_p(ctypes.addressof(self._output))
+            self._output = _memory(needed)
+        target = ctypes.c_char.from_buffer(self._output)
+        output = ctypes.c_void_p(ctypes.addressof(target))
         size = ctypes.c_ulong(len(self._output))
         failed = self._library.tjCompress2(
             self._handle, ctypes.addressof(source), width, stride, height, _BGRX,
@@ -79,4 +81,12 @@ class TurboCompressor(Compressor):
         if failed:
             reason = self._library.tjGetErrorStr2(self._handle).decode(errors="replace")
             raise EncoderError(f"JPEG of {width}x{frame.height}: {reason}")
-        return ctypes.string_at(self._output, size.value)
+        return self._output[: size.value]
+
+
+def _memory(size: int) -> mmap.mmap:
+    """Return memory of which only the pages that are written to exist.
+
+    The library wants room for the worst of pictures, a dozen times what a frame needs.
+    """
+    return mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
