@@ -64,7 +64,8 @@ def _add_stream(commands: "argparse._SubParsersAction[_Parser]") -> None:
     )  # fmt: skip
     stream.add_argument(
         "--codec-option", "-c", action="append", default=[], metavar="NAME=VALUE",
-        help="framerate=1-100 (default 30), quality=1-100 (default 80; also mjpeg.quality)",
+        help="framerate=1-100 (default 30), quality=1-100 (default 80; also mjpeg.quality), "
+        "min-quality=1-100 (for a slow host; by default quality stays as it is)",
     )  # fmt: skip
     stream.add_argument("-l", dest="log_file", default="", metavar="FILE", help="log frames")
     stream.add_argument(

@@ -8,6 +8,7 @@ from typing import Final
 
 MAX_SIDE: Final = 8192  # pixels; what the product promises, and 256 MiB of shared memory
 SLOTS: Final = 2  # one frame is captured while the other is encoded
+BAND: Final = 16  # pixel rows, counted from the top: what changed is told in bands of these
 
 
 class Changes(enum.Flag):
@@ -25,7 +26,8 @@ class Frame:
     """Pixels as bytes B, G, R, X, rows of ``stride`` bytes, top first.
 
     ``pixels`` is the memory of ``slot`` itself, not a copy: it stays as it is until the same
-    slot is grabbed again.
+    slot is grabbed again. ``changed`` are the numbers of the bands that may differ from the frame
+    captured before; None when nobody can tell.
     """
 
     width: int
@@ -33,6 +35,12 @@ class Frame:
     stride: int
     pixels: memoryview
     slot: int
+    changed: frozenset[int] | None = None
+
+
+def merged(one: frozenset[int] | None, other: frozenset[int] | None) -> frozenset[int] | None:
+    """Return the bands that differ after both changes; None when nobody can tell."""
+    return None if one is None or other is None else one | other
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +91,10 @@ class Capture(abc.ABC):
 
     @abc.abstractmethod
     def grab(self, slot: int) -> Frame | None:
-        """Capture the picture into the memory of ``slot``; None while ``unavailable``."""
+        """Capture the picture into the memory of ``slot``; None while ``unavailable``.
+
+        What changed can be told most exactly when the frame before went into another slot.
+        """
 
     @abc.abstractmethod
     def cursor(self) -> Cursor | None:

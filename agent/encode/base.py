@@ -22,13 +22,17 @@ class Encoder(abc.ABC):
     """Makes the frames of one stream; a new one is made for each FORMAT.
 
     ``encode`` runs in a thread of its own, one call at a time. ``max_frame`` is set before the
-    first.
+    first, and ``level`` before each: 0 is full quality, ``levels - 1`` the least that is of use. An
+    encoder with one level has no choice.
     """
 
     name: ClassVar[str]
     codec: ClassVar[Codec]
     rank: ClassVar[int]  # of those that the host decodes, the highest is taken
     options: ClassVar[Mapping[str, IntOption]]  # for ``--codec-option NAME=VALUE``
+    levels: int = 1
+    level: int = 0
+    quality: int = 0  # of the last frame, as the codec counts it; 0 if it does not
     max_frame: int = MAX_FRAME  # bytes; less than the host's limit where the way there has its own
 
     @abc.abstractmethod
@@ -38,6 +42,8 @@ class Encoder(abc.ABC):
     @abc.abstractmethod
     def encode(self, frame: Frame) -> bytes:
         """Return one whole encoded frame, at most ``max_frame`` bytes.
+
+        Its ``changed`` is relative to the frame of the call before.
 
         Raises EncoderError when the frame cannot be encoded.
         """

@@ -301,7 +301,7 @@ class LinkSession:
         seconds = pipeline.encode_time - stats.encode_time
         self._sender.put(*_packed(Stats(
             stats.frames, stats.size, pipeline.skipped - stats.skipped,
-            round(1000 * seconds / stats.frames, 3), encoder.name,
+            round(1000 * seconds / stats.frames, 3), encoder.name, encoder.quality,
         )))  # fmt: skip
         self._stats = _Stats(skipped=pipeline.skipped, encode_time=pipeline.encode_time)
 

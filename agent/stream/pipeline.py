@@ -7,9 +7,11 @@ was begun for an earlier stream is not sent in a later one.
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
-from agent.capture.base import SLOTS, Capture, Frame
+from agent.capture.base import SLOTS, Capture, Frame, merged
 from agent.encode.base import Encoder
+from agent.stream.easing import Easing
 from agent.stream.pacing import Pacing, Step
 from agent.stream.screen import Screen
 from agent.stream.worker import Worker
@@ -38,16 +40,21 @@ class Pipeline:
         self._send = send
         self._fail = fail
         self._pacing = Pacing(1 / framerate)
+        self._easing = Easing(self._pacing.interval)
         self._encoder: Encoder | None = None
         self._stream = 0
         self._captured: Frame | None = None
+        self._left_out: frozenset[int] | None = None  # what changed in frames nobody encoded
         self._free_slots = set(range(SLOTS))
+        self._last_slot = SLOTS - 1
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, encoder: Encoder) -> None:
         """Begin a stream with a frame of the whole screen, whether it changed or not."""
         self.stop()
         self._encoder = encoder
+        self._left_out = None  # it has seen nothing yet
+        self._easing = Easing(self._pacing.interval, encoder.levels)
         self._pacing.start()
         self._go()
 
@@ -88,13 +95,27 @@ class Pipeline:
 
     def _drop_captured(self) -> None:
         if self._captured is not None:
-            self._free_slots.add(self._captured.slot)
+            self._leave_out(self._captured)
             self._captured = None
+
+    def _leave_out(self, frame: Frame) -> None:
+        self._left_out = merged(self._left_out, frame.changed)
+        self._free_slots.add(frame.slot)
+
+    def _take_slot(self) -> int:
+        """Take a free slot: another one than last, so that the two pictures can be compared."""
+        slot = min(self._free_slots, key=lambda slot: slot == self._last_slot)
+        self._free_slots.remove(slot)
+        self._last_slot = slot
+        return slot
 
     def _go(self) -> None:
         if self._timer:
             self._timer.cancel()
             self._timer = None
+        took = self._pacing.maybe_room(self._loop.time())
+        if took is not None and not self._pacing.is_repeat:
+            self._easing.on_room(took)
         while (step := self._pacing.step(self._loop.time())) is not Step.NOTHING:
             if step is Step.CAPTURE:
                 self._capture()
@@ -104,18 +125,21 @@ class Pipeline:
             self._timer = self._loop.call_at(self._pacing.wake_at, self._go)
 
     def _capture(self) -> None:
-        stream, slot = self._stream, self._free_slots.pop()
+        stream, slot = self._stream, self._take_slot()
 
         def grab(capture: Capture) -> Frame | None:
             return capture.grab(slot)
 
         def done(frame: Frame | None) -> None:
-            usable = frame is not None and stream == self._stream
-            self._pacing.on_captured(usable=usable)
-            if usable:
-                self._captured = frame
-            else:
+            if frame is None:
                 self._free_slots.add(slot)
+                self._pacing.on_captured(usable=False)
+            else:
+                is_news = merged(self._left_out, frame.changed) != frozenset()
+                self._pacing.on_captured(usable=stream == self._stream, is_news=is_news)
+                self._captured = frame
+                if not self._pacing.captured:
+                    self._drop_captured()
             self._go()
 
         self._screen.call_nowait(grab, done)
@@ -124,11 +148,15 @@ class Pipeline:
         stream, frame, encoder = self._stream, self._captured, self._encoder
         assert frame is not None  # noqa: S101 (Step.ENCODE says that there is one)
         assert encoder is not None  # noqa: S101 (as there is in every stream)
-        self._captured = None
+        changed = merged(self._left_out, frame.changed)
+        self._captured, self._left_out = None, frozenset()
+        level = 0 if self._pacing.is_repeat else self._easing.level
+        self._pacing.is_eased = level > 0
 
         def encode() -> bytes:
             began = time.perf_counter()
-            data = encoder.encode(frame)
+            encoder.level = level
+            data = encoder.encode(replace(frame, changed=changed))
             self.encode_time += time.perf_counter() - began  # the only writer; the loop reads
             return data
 

@@ -112,6 +112,7 @@ class Stats:
     skipped: int
     encode_ms: float
     codec: str = ""
+    quality: int = 0  # of the last frame, as its codec counts it
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +295,7 @@ _FIELDS: Final[dict[type, dict[str, Check]]] = {
         "skipped": _COUNT,
         "encode_ms": _number,
         "codec": _text,
+        "quality": _COUNT,
     },
     Failed: {"reason": _text, "text": _text},
     Serial: {"serial": _COUNT},

@@ -35,6 +35,7 @@ class ScriptedCapture(Capture):
         self.names: tuple[str, ...] = ()
         self.shade = 0
         self.grabs = 0
+        self.changed: frozenset[int] | None = None  # what the next frames say of themselves
         self.calls: list[str] = []
         self.gate = threading.Event()
         self.gate.set()
@@ -94,7 +95,8 @@ class ScriptedCapture(Capture):
         if len(self._memory[slot]) != 4 * width * height:
             self._memory[slot] = bytearray(4 * width * height)
         self._memory[slot][:] = bytes([self.shade % 256]) * len(self._memory[slot])
-        return Frame(width, height, 4 * width, memoryview(self._memory[slot]), slot)
+        pixels = memoryview(self._memory[slot])
+        return Frame(width, height, 4 * width, pixels, slot, self.changed)
 
     def cursor(self) -> Cursor | None:
         return self.shape

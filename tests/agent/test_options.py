@@ -67,14 +67,17 @@ def test_answers_that_end_the_process(
     ],
 )
 def test_codec_options(assignments: list[str], framerate: int, quality: int) -> None:
-    assert codec_options(assignments, [JpegEncoder]) == (framerate, {"quality": quality})
+    assert codec_options(assignments, [JpegEncoder]) == (
+        framerate,
+        {"quality": quality, "min-quality": 100},
+    )
 
 
 @pytest.mark.parametrize(
     ("assignment", "complaint"),
     [
-        ("speed=1", "there is no 'speed', only framerate, quality"),
-        ("=1", "there is no '', only framerate, quality"),
+        ("speed=1", "there is no 'speed', only framerate, min-quality, quality"),
+        ("=1", "there is no '', only framerate, min-quality, quality"),
         ("framerate", "not a whole number from 1 to 100"),
         ("framerate=", "not a whole number from 1 to 100"),
         ("framerate=0", "not a whole number from 1 to 100"),

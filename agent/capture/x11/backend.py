@@ -4,14 +4,16 @@ import logging
 import select
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, Final
 
 from Xlib import X, error
 from Xlib.display import Display
 from Xlib.ext import ge, randr, xinput
 
-from agent.capture.base import MAX_SIDE, Capture, Changes, Cursor, Frame
+from agent.capture.base import BAND, MAX_SIDE, Capture, Changes, Cursor, Frame
 from agent.capture.x11 import cursor, damage
+from agent.capture.x11.bands import all_bands, differing, pieces, touched
 from agent.capture.x11.cursor import CursorWatch
 from agent.capture.x11.damage import DamageWatch, MotionWatch
 from agent.capture.x11.display import HAS_VT, has_vt, open_display
@@ -56,6 +58,10 @@ class X11Capture(Capture):
         self._motion = MotionWatch(display)
         make_source = choose_source(display)
         self._sources: list[PixelSource] = [make_source(display), make_source(display)]
+        # The bands of each slot that may differ from the screen, as far as damage was told.
+        self._stale: list[set[int]] = [set() for _ in self._sources]
+        self._last: Frame | None = None  # what was grabbed last
+        self._forget()
         self._changes = Changes.NONE  # seen, and not told yet
         self._has_vt_atom = display.intern_atom(HAS_VT)
         self._has_vt = has_vt(self._root, self._has_vt_atom)
@@ -80,6 +86,7 @@ class X11Capture(Capture):
             self._damage.begin()
             self._cursor.begin()
             self._motion.begin()
+            self._forget()
             # A new DAMAGE object reports the whole window at once, which is no news: the first
             # grab follows, and takes with it what was drawn until then.
             self._display.sync()
@@ -97,8 +104,9 @@ class X11Capture(Capture):
         with lost_display(self._display):
             self._read_events()
             if not self._changes:
-                select.select([self._display.fileno(), wake_fd], [], [])
-                self._read_events()
+                ready, _, _ = select.select([self._display.fileno(), wake_fd], [], [])
+                if self._display.fileno() in ready:
+                    self._read_events()
         changes, self._changes = self._changes, Changes.NONE
         return changes
 
@@ -108,21 +116,21 @@ class X11Capture(Capture):
                 if self.unavailable:
                     return None
                 # Before the capture, not after: what is drawn in between is reported again.
-                self._damage.repair()
-                width, height = self._size
+                self._note_damage()
                 try:
-                    pixels = self._sources[slot].grab(self._size)
+                    frame = self._capture(slot)
                 except error.BadMatch as refusal:  # the root window has become smaller
                     # python-xlib keeps it in a cycle: its traceback would hold our pixels, too.
                     refusal.__traceback__ = None
                     self._size = self._read_size()
+                    self._forget()
                     continue
                 # A server that left its VT meanwhile said so before it answered (the property
                 # changes in the same turn of its loop), and what it gave is black.
                 self._read_events()
                 if not self._has_vt:
                     return None
-                return Frame(width, height, 4 * width, pixels, slot)
+                return frame
         raise DisplayError("the screen changes its size faster than it can be captured")
 
     def cursor(self) -> Cursor | None:
@@ -150,7 +158,40 @@ class X11Capture(Capture):
             self._display.close()
         except (error.ConnectionClosedError, OSError) as problem:
             log.debug("closing the display: %s", problem)
-        self._sources.clear()  # their memory goes with the last frame that somebody still holds
+        # Their memory goes with the last frame that somebody still holds.
+        self._sources.clear()
+        self._last = None
+
+    def _note_damage(self) -> None:
+        rows = self._damage.take()
+        if rows is None:  # nobody watches
+            self._forget()
+            return
+        bands = touched(rows, self._size[1])
+        for stale in self._stale:
+            stale.update(bands)
+
+    def _forget(self) -> None:
+        """Hold no band of any slot for good."""
+        self._stale = [all_bands(self._size[1]) for _ in self._sources]
+        self._last = None
+
+    def _capture(self, slot: int) -> Frame:
+        width, height = self._size
+        taken = pieces(self._stale[slot])
+        rows = [range(each.start * BAND, min(each.stop * BAND, height)) for each in taken]
+        pixels = self._sources[slot].grab(self._size, rows)
+        # Also those in between, which may be newer by now than in the frame before: their damage
+        # is still to be told, and will find no difference then.
+        bands = frozenset(chain.from_iterable(taken))
+        changed: frozenset[int] | None = bands
+        if self._last is None:
+            changed = None
+        elif self._last.slot != slot:
+            changed = differing(pixels, self._last.pixels, 4 * width, bands)
+        self._stale[slot] = set()
+        self._last = Frame(width, height, 4 * width, pixels, slot, changed)
+        return self._last
 
     def _read_size(self) -> tuple[int, int]:
         geometry = self._root.get_geometry()
@@ -165,7 +206,9 @@ class X11Capture(Capture):
         return width, height
 
     def _read_events(self) -> None:
-        while self._display.pending_events():
+        # What arrives meanwhile comes next time; asking for it costs as much as an event. Where
+        # handling one asks the server, and may so find others, it is a change: nobody waits then.
+        for _ in range(self._display.pending_events()):
             self._changes |= self._change(self._display.next_event())
 
     def _change(self, event: Any) -> Changes:  # noqa: ANN401 (attributes depend on the type)
@@ -183,9 +226,11 @@ class X11Capture(Capture):
                 )
             case X.ConfigureNotify if event.window == self._root:
                 self._size = self._checked_size(event.width, event.height)
+                self._forget()
                 return Changes.PICTURE | Changes.AVAILABLE
             case X.PropertyNotify if event.atom == self._has_vt_atom:
                 self._has_vt = has_vt(self._root, self._has_vt_atom)
+                self._forget()  # what an X server gives off its VT is black
                 return Changes.PICTURE | Changes.AVAILABLE
             case _:
                 return Changes.NONE

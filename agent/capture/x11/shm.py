@@ -6,6 +6,7 @@ its requests are the tables below (X.Org, "MIT-SHM: The MIT Shared Memory Extens
 
 import abc
 import logging
+from collections.abc import Sequence
 from typing import Final
 
 import sysv_ipc
@@ -89,11 +90,11 @@ class PixelSource(abc.ABC):
     label: str
 
     @abc.abstractmethod
-    def grab(self, size: Size) -> memoryview:
+    def grab(self, size: Size, rows: Sequence[range]) -> memoryview:
         """Return all pixels of a root window of ``size``, 4 bytes each, without padding.
 
-        The memory is that of the call before if the size is the same. Raises
-        ``Xlib.error.BadMatch`` when the root window is smaller by now.
+        Only ``rows`` are captured: the memory is that of the call before if the size is the same.
+        Raises ``Xlib.error.BadMatch`` when the root window is smaller by now.
         """
 
     @abc.abstractmethod
@@ -126,28 +127,31 @@ class ShmSource(PixelSource):
         self._size: Size = (0, 0)
         self._view = memoryview(b"")
 
-    def grab(self, size: Size) -> memoryview:
+    def grab(self, size: Size, rows: Sequence[range]) -> memoryview:
         """Return the pixels; see PixelSource. Raises DisplayError if there is no memory."""
         if size != self._size:
             self.release()
             self._attach(size)
-        self.get_image(size)
+        # The server gets all requests at once and answers them in one turn.
+        for request in [self._get_image(size[0], piece) for piece in rows]:
+            request.reply()
         return self._view
 
-    def get_image(self, size: Size) -> None:
-        """Let the server write ``size`` pixels from the top left corner into the segment."""
-        _GetImage(
+    def _get_image(self, width: int, rows: range) -> _GetImage:
+        """Ask the server to write ``rows`` to where they belong in the segment."""
+        return _GetImage(
             display=self._display,
+            defer=True,
             opcode=self._opcode,
             drawable=self._root.id,
             x=0,
-            y=0,
-            width=size[0],
-            height=size[1],
+            y=rows.start,
+            width=width,
+            height=len(rows),
             plane_mask=_ALL_PLANES,
             format=X.ZPixmap,
             shmseg=self._segment,
-            offset=0,
+            offset=4 * width * rows.start,
         )
 
     def release(self) -> None:
@@ -192,10 +196,9 @@ class ShmSource(PixelSource):
         In another IPC namespace the number of our segment may be that of another one.
         """
         for untouched in (b"\x00\x55\xaa\xff", b"\xff\xaa\x55\x00"):
-            if not self._segment:
-                self._attach((1, 1))
+            self.grab((1, 1), [])
             self._view[:4] = untouched
-            self.get_image((1, 1))
+            self.grab((1, 1), [range(1)])
             if bytes(self._view[:4]) != untouched:
                 return True
         return False
@@ -211,18 +214,19 @@ class ImageSource(PixelSource):
         self._size: Size = (0, 0)
         self._memory = bytearray()
 
-    def grab(self, size: Size) -> memoryview:
-        """Return the pixels; see PixelSource. Comes in bands, which may differ in age."""
+    def grab(self, size: Size, rows: Sequence[range]) -> memoryview:
+        """Return the pixels; see PixelSource. Comes in pieces, which may differ in age."""
         if size != self._size:
             self._size, self._memory = size, bytearray(size[0] * size[1] * 4)
-        width, height = size
-        stride = 4 * width
-        rows = max(1, _BAND // stride)
-        for top in range(0, height, rows):
-            band = min(rows, height - top)
-            reply = self._root.get_image(0, top, width, band, X.ZPixmap, _ALL_PLANES)
-            self._memory[top * stride : (top + band) * stride] = reply.data
-        return memoryview(self._memory)
+        width, stride = size[0], 4 * size[0]
+        view = memoryview(self._memory)
+        limit = max(1, _BAND // stride)
+        for piece in rows:
+            for top in piece[::limit]:
+                height = min(limit, piece.stop - top)
+                reply = self._root.get_image(0, top, width, height, X.ZPixmap, _ALL_PLANES)
+                view[top * stride : (top + height) * stride] = reply.data
+        return view
 
     def release(self) -> None:
         """Forget the memory."""

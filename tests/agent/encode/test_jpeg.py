@@ -2,6 +2,7 @@
 
 import io
 import random
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -9,6 +10,7 @@ from PIL import Image
 from agent.capture.base import Frame
 from agent.encode import jpeg
 from agent.encode.jpeg import JpegEncoder
+from agent.encode.pillow import CAN_RESTART
 from sessiond.errors import EncoderError
 
 COLOURS = {
@@ -46,13 +48,21 @@ def desktop(width: int, height: int) -> Image.Image:
     return picture
 
 
-def plain(frame: Frame, quality: int) -> bytes:
-    """Encode as everybody does: by a conversion to RGB."""
+def plain(frame: Frame, quality: int, subsampling: int = 2, restart_rows: int = 1) -> bytes:
+    """Encode as everybody does: by a conversion to RGB, and the whole picture at once."""
     size = (frame.width, frame.height)
     picture = Image.frombuffer("RGB", size, bytes(frame.pixels), "raw", "BGRX", frame.stride, 1)
     output = io.BytesIO()
-    picture.save(output, "JPEG", quality=quality, subsampling=2)
+    options = {"restart_marker_rows": restart_rows} if CAN_RESTART else {}
+    picture.save(output, "JPEG", quality=quality, subsampling=subsampling, **options)
     return output.getvalue()
+
+
+def assert_same(found: bytes, expected: bytes) -> None:
+    """See that both are the same picture; the same bytes where `plain` has restart markers."""
+    if CAN_RESTART:
+        assert found == expected
+    assert decoded(found).tobytes() == decoded(expected).tobytes()
 
 
 def channels(picture: Image.Image, place: tuple[int, int]) -> tuple[int, ...]:
@@ -91,7 +101,7 @@ def test_places() -> None:
 def test_same_bytes_as_the_plain_way(size: tuple[int, int], padding: int) -> None:
     frame = frame_of(desktop(*size), 4 * size[0] + padding)
     data = JpegEncoder({"quality": 80}).encode(frame)
-    assert data == plain(frame, 80)
+    assert_same(data, plain(frame, 80))
     assert decoded(data).size == size
 
 
@@ -112,15 +122,16 @@ def test_too_large_a_frame_lowers_the_quality(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     frame = frame_of(noise(64, 64))
-    limit = len(plain(frame, 60))
+    expected = JpegEncoder({"quality": 60}).encode(frame)
+    limit = len(expected)
     monkeypatch.setattr(jpeg, "MAX_FRAME", limit)
     encoder = JpegEncoder({"quality": 90})
-    assert encoder.encode(frame) == plain(frame, 60)
+    assert encoder.encode(frame) == expected
     assert [message.split(": ")[1] for message in caplog.messages] == [
         "quality is 75 from now on",
         "quality is 60 from now on",
     ]
-    assert encoder.encode(frame) == plain(frame, 60)
+    assert encoder.encode(frame) == expected
     assert len(caplog.messages) == 2
 
 
@@ -134,3 +145,44 @@ def test_frame_too_large_for_jpeg() -> None:
     frame = Frame(70000, 1, 280000, memoryview(bytes(280000)), 0)
     with pytest.raises(EncoderError, match=r"^JPEG of 70000x1: [^\n]*$"):
         JpegEncoder({"quality": 80}).encode(frame)
+
+
+def test_levels_of_quality() -> None:
+    frame = frame_of(desktop(160, 100))
+    encoder = JpegEncoder({"quality": 80, "min-quality": 45})
+    assert encoder.levels == 5
+    for level, quality in ((0, 80), (1, 70), (4, 45), (0, 80)):
+        encoder.level = level
+        assert_same(encoder.encode(frame), plain(frame, quality))
+        assert encoder.quality == quality
+
+
+@pytest.mark.parametrize("options", [{}, {"min-quality": 80}, {"min-quality": 100}])
+def test_one_level_is_the_rule(options: dict[str, int]) -> None:
+    assert JpegEncoder({"quality": 80, **options}).levels == 1
+
+
+def test_strips_of_one_quality_are_not_joined_with_those_of_another() -> None:
+    frame = frame_of(desktop(64, 64))
+    encoder = JpegEncoder({"quality": 80, "min-quality": 50})
+    encoder.encode(frame)
+    encoder.level = 2
+    part = replace(frame, changed=frozenset({1}))
+    assert_same(encoder.encode(part), plain(frame, 60))
+
+
+def test_size_counts_more_than_the_lowest_quality() -> None:
+    frame = frame_of(noise(64, 64))
+    encoder = JpegEncoder({"quality": 80, "min-quality": 70})
+    encoder.max_frame = len(JpegEncoder({"quality": 50}).encode(frame))
+    encoder.level = 1
+    assert len(encoder.encode(frame)) <= encoder.max_frame
+    assert encoder.quality == 50
+
+
+def test_what_did_not_change_is_kept_from_frame_to_frame() -> None:
+    encoder = JpegEncoder({"quality": 80, "min-quality": 50})
+    encoder.level = 1
+    before = encoder.encode(frame_of(desktop(64, 64)))
+    other = replace(frame_of(noise(64, 64)), changed=frozenset())
+    assert encoder.encode(other) == before

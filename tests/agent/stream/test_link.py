@@ -173,7 +173,7 @@ async def test_stats_at_most_once_a_second() -> None:
         await daemon.activate(credit=1)
         await daemon.hear_types()
         assert [s.frames for s in daemon.stats] == [1, 3]
-        assert daemon.stats[0].codec == "jpeg"
+        assert (daemon.stats[0].codec, daemon.stats[0].quality) == ("jpeg", 80)
         assert daemon.stats[1].size > 0
         assert daemon.stats[1].encode_ms > 0
 

@@ -27,6 +27,7 @@ EVENTS: dict[str, Callable[[Pacing, float], None]] = {
     "stop": lambda pacing, _: pacing.stop(),
     "changed": lambda pacing, _: setattr(pacing, "changed", True),
     "captured": lambda pacing, _: pacing.on_captured(usable=True),
+    "same": lambda pacing, _: pacing.on_captured(usable=True, is_news=False),
     "unusable": lambda pacing, _: pacing.on_captured(usable=False),
     "encoded": lambda pacing, now: pacing.on_encoded(now, usable=True),
     "failed": lambda pacing, now: pacing.on_encoded(now, usable=False),
@@ -160,6 +161,17 @@ STORIES: dict[str, Story] = {
         (0, "start", [CAPTURE]),
         (1, "unusable", []),
         (20, "changed", [CAPTURE]),
+    ],
+    "what looks as before is not sent": [
+        (0, "start", [CAPTURE]),
+        (0, "captured", [ENCODE]),
+        (1, "encoded", []),
+        (2, "sent", []),
+        (20, "changed", [CAPTURE]),
+        (21, "same", []),
+        (99, "time", []),
+        (100, "changed", [CAPTURE]),
+        (101, "captured", [ENCODE]),
     ],
     "a new stream has its own first frame": [
         (0, "start", [CAPTURE]),
@@ -346,3 +358,81 @@ def test_a_change_comes_before_the_repetition_and_in_its_place() -> None:
     send_one(pacing, BEGIN + REST)  # alone again
     assert steps(pacing, BEGIN + 5 * REST) == []
     assert pacing.wake_at is None
+
+
+def send_two_close(pacing: Pacing) -> float:
+    """Send two frames of which the last is to be repeated; return when that is."""
+    pacing.start()
+    send_one(pacing, BEGIN)
+    pacing.changed = True
+    send_one(pacing, BEGIN + CLOSE / 2)
+    assert steps(pacing, BEGIN + CLOSE / 2) == []
+    assert pacing.wake_at == BEGIN + CLOSE / 2 + REST
+    return pacing.wake_at
+
+
+def test_a_change_that_is_none_leaves_the_repetition_as_it_was() -> None:
+    pacing = Pacing(0.01)
+    due = send_two_close(pacing)
+    for number in range(2, 5):
+        pacing.changed = True
+        assert steps(pacing, BEGIN + number * CLOSE) == [CAPTURE]
+        pacing.on_captured(usable=True, is_news=False)
+        assert steps(pacing, BEGIN + number * CLOSE) == []
+        assert pacing.wake_at == due
+    assert steps(pacing, due) == [CAPTURE]
+    pacing.on_captured(usable=True, is_news=False)
+    assert steps(pacing, due) == [ENCODE]
+
+
+def test_changes_that_are_none_do_not_keep_the_repetition_from_coming() -> None:
+    pacing = Pacing(0.01)
+    due = send_two_close(pacing)
+    pacing.changed = True
+    assert steps(pacing, due + 1) == [CAPTURE]
+    pacing.changed = True
+    pacing.on_captured(usable=True, is_news=False)
+    assert steps(pacing, due + 1) == [ENCODE]
+
+
+def test_an_eased_frame_is_repeated_though_it_was_alone() -> None:
+    pacing = Pacing(0.01)
+    pacing.start()
+    pacing.is_eased = True
+    send_one(pacing, BEGIN)
+    pacing.is_eased = False
+    send_one(pacing, BEGIN + REST)
+    assert steps(pacing, BEGIN + 9 * REST) == []
+    assert pacing.wake_at is None
+
+
+def test_room_is_there_when_the_frame_has_left_and_there_is_credit() -> None:
+    pacing = Pacing(INTERVAL)
+    pacing.start()
+    pacing.credit = 1
+    assert pacing.maybe_room(BEGIN) is None
+    assert steps(pacing, BEGIN) == [CAPTURE]
+    pacing.on_captured(usable=True)
+    assert steps(pacing, BEGIN) == [ENCODE]
+    pacing.on_encoded(BEGIN + 1, usable=True)
+    assert pacing.maybe_room(BEGIN + 1) is None
+    pacing.on_sent(BEGIN + 2)
+    assert pacing.maybe_room(BEGIN + 2) is None
+    pacing.credit = 1
+    assert pacing.maybe_room(BEGIN + 31) == 30
+    assert pacing.maybe_room(BEGIN + 32) is None
+
+
+def test_room_of_an_ended_stream_is_not_asked_for() -> None:
+    pacing = Pacing(INTERVAL)
+    pacing.start()
+    pacing.credit = 1
+    steps(pacing, BEGIN)
+    pacing.on_captured(usable=True)
+    steps(pacing, BEGIN)
+    pacing.on_encoded(BEGIN, usable=True)
+    pacing.on_sent(BEGIN)
+    pacing.stop()
+    pacing.start()
+    pacing.credit = 1
+    assert pacing.maybe_room(BEGIN + 99) is None

@@ -29,17 +29,23 @@ class ShadeEncoder(Encoder):
         self.gate.set()
         self.begun = threading.Semaphore(0)
         self.fail = False
+        self.count = 0  # of frames that were begun
+        self.changes: list[frozenset[int] | None] = []  # in the frames that were encoded
+        self.levels_used = list[int]()
         self._busy = threading.Lock()
 
     def encode(self, frame: Frame) -> bytes:
         assert self._busy.acquire(blocking=False), "two frames at once"
         try:
             before = bytes(frame.pixels)
+            self.count += 1
             self.begun.release()
             self.gate.wait()
             if self.fail:
                 raise EncoderError("no film")
             assert bytes(frame.pixels) == before, "the slot was grabbed again"
+            self.changes.append(frame.changed)
+            self.levels_used.append(self.level)
             return before[:1]
         finally:
             self._busy.release()
@@ -64,6 +70,12 @@ class Rig:
         """Wait until as many frames as SHADES were sent, and see that they are these."""
         await self._signal.until(lambda: len(self.sent) >= len(shades))
         assert self.sent == list(shades)
+
+    async def until_begun(self, count: int) -> None:
+        """Wait until the encoder is at its frame number COUNT, which its gate holds."""
+        while self.encoder.count < count:
+            await settled(self.screen)
+            await turns(1)
 
     async def until_failed(self) -> None:
         await self._signal.until(lambda: bool(self.failed))
@@ -294,6 +306,101 @@ async def test_stale_frame_is_captured_anew() -> None:
         rig.finish()
         await rig.until_shown(2)
         assert rig.sent == [0, 2]
+
+
+@in_loop
+async def test_encoder_hears_what_changed_since_the_frame_it_saw_last() -> None:
+    async with rigged() as rig:
+        rig.sends_at_once = False
+        rig.capture.changed = frozenset({1})
+        rig.pipeline.start(rig.encoder)
+        await rig.frames(0)
+        rig.encoder.gate.clear()
+        rig.finish()
+        rig.capture.changed = frozenset({2})
+        rig.capture.draw()
+        await rig.until_begun(2)
+        rig.capture.changed = frozenset({3})
+        rig.capture.draw()
+        while rig.capture.grabs < 3:
+            await settled(rig.screen)
+        rig.encoder.gate.set()
+        await rig.frames(0, 1)
+        rig.capture.changed = frozenset({4})
+        rig.capture.draw()
+        await rig.quiet()
+        since = rig.pipeline._pacing.sending_since
+        assert since is not None
+        rig.pipeline._pacing.sending_since = since - 1  # as if the host had taken a second
+        rig.finish()
+        await rig.until_shown(3)
+        # A new encoder has seen nothing; of the frame that was left out it hears with the next.
+        assert rig.encoder.changes == [None, frozenset({2}), frozenset({3, 4})]
+
+
+@in_loop
+async def test_picture_that_is_the_same_is_not_sent() -> None:
+    async with rigged() as rig:
+        rig.pipeline.start(rig.encoder)
+        await rig.frames(0)
+        rig.capture.changed = frozenset()
+        for _ in range(3):
+            grabs = rig.capture.grabs
+            rig.capture.tell(Changes.PICTURE)
+            while rig.capture.grabs == grabs:
+                await settled(rig.screen)
+        await rig.quiet()
+        assert rig.sent == [0]
+        rig.capture.changed = frozenset({0})
+        rig.capture.draw()
+        await rig.frames(0, 1)
+        assert rig.pipeline._free_slots == {0, 1}
+
+
+@in_loop
+async def test_slow_host_gets_eased_frames_and_at_rest_a_full_one() -> None:
+    async with rigged() as rig:
+        rig.encoder.levels = 3
+        rig.pipeline.withhold()
+        rig.pipeline.add_credit()
+        rig.pipeline.start(rig.encoder)
+        await rig.frames(0)
+        for shade in (1, 2, 3):
+            rig.capture.draw()
+            await rig.quiet()
+            since = rig.pipeline._pacing.room_wanted_since
+            assert since is not None
+            rig.pipeline._pacing.room_wanted_since = since - 1  # as if credit had taken a second
+            rig.pipeline.add_credit()
+            await rig.until_shown(shade)
+        rig.pipeline.add_credit()
+        await rig.frames(0, 1, 2, 3, 3)  # the last one again, after REST
+        assert rig.encoder.levels_used == [0, 1, 2, 2, 0]
+
+
+@in_loop
+async def test_a_new_stream_begins_in_full_quality() -> None:
+    async with rigged() as rig:
+        rig.encoder.levels = 3
+        rig.pipeline.start(rig.encoder)
+        await rig.frames(0)
+        rig.pipeline._easing.level = 2
+        rig.pipeline.start(rig.encoder)
+        await rig.frames(0, 0)
+        assert rig.encoder.levels_used == [0, 0]
+
+
+@in_loop
+async def test_slots_take_turns() -> None:
+    async with rigged() as rig:
+        rig.pipeline.start(rig.encoder)
+        await rig.frames(0)
+        slots = list[int]()
+        for shade in range(1, 6):
+            rig.capture.draw()
+            await rig.frames(*range(shade + 1))
+            slots.append(rig.pipeline._last_slot)
+        assert slots == [1, 0, 1, 0, 1]
 
 
 @in_loop

@@ -47,6 +47,7 @@ TO_AGENT: list[ToAgent] = [
 TO_DAEMON: list[ToDaemon] = [
     Ready("logind", ":0", 1920, 1080, 7),
     Stats(30, 9_000_000, 2, 5.5, "jpeg"),
+    Stats(30, 9_000_000, 2, 5.5, "jpeg", 70),
     Failed("no-display-found", "nothing answers"),
     Serial(7),
 ]

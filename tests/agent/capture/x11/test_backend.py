@@ -2,6 +2,7 @@
 
 import array
 import os
+import random
 import re
 import select
 import signal
@@ -23,7 +24,7 @@ from Xlib.display import Display
 from Xlib.protocol import event
 from Xlib.protocol.display import Display as XlibDisplay
 
-from agent.capture.base import Changes, Cursor, Frame
+from agent.capture.base import BAND, Changes, Cursor, Frame
 from agent.capture.x11 import shm
 from agent.capture.x11.backend import X11Capture, open_x11
 from sessiond.errors import DisplayError
@@ -215,6 +216,134 @@ def test_damage_is_told_once_until_the_grab(watched: Watched, drawer: Drawer) ->
         assert watched.so_far() is Changes.NONE
         watched.capture.grab(0)
         assert watched.so_far() is Changes.NONE
+
+
+def poison(frame: Frame | None, band: int) -> None:
+    """Write what no display shows into a band of a slot."""
+    assert frame
+    size = BAND * frame.stride
+    frame.pixels[band * size : (band + 1) * size] = b"\xee" * size
+
+
+def is_poisoned(frame: Frame | None, band: int) -> bool:
+    assert frame
+    size = BAND * frame.stride
+    return bytes(frame.pixels[band * size : (band + 1) * size]) == b"\xee" * size
+
+
+def test_only_what_changed_is_captured(watched: Watched, drawer: Drawer) -> None:
+    frame = watched.capture.grab(0)
+    assert frame
+    assert frame.changed is None
+    for band in (0, 3, 9, 29):
+        poison(frame, band)
+    drawer.fill(5, 4 * BAND - 1, 5, 1, RED)
+    drawer.fill(9, 10 * BAND, 5, 1, GREEN)
+    frame = watched.capture.grab(0)
+    assert frame
+    assert [is_poisoned(frame, band) for band in (0, 3, 9, 29)] == [True, False, True, True]
+    assert frame.changed == frozenset({3, 10})
+    assert picture(frame).getpixel((5, 63)) == (255, 0, 0)
+    assert picture(frame).getpixel((9, 160)) == (0, 255, 0)
+
+
+def test_what_lies_between_changes_is_compared_too(watched: Watched, drawer: Drawer) -> None:
+    drawer.fill(0, 0, 640, 480, WHITE)
+    watched.capture.grab(0)
+    poison(watched.capture.grab(1), 4)  # as if the next capture found it drawn on, and told later
+    drawer.fill(0, 3 * BAND, 9, 9, RED)
+    drawer.fill(0, 5 * BAND, 9, 9, BLUE)
+    frame = watched.capture.grab(0)
+    assert frame
+    assert frame.changed == frozenset({3, 4, 5})
+
+
+@pytest.mark.parametrize("slots", [(0, 1), (0, 0), (1, 0, 0)])
+def test_changes_add_up_in_both_slots(
+    watched: Watched, drawer: Drawer, slots: tuple[int, ...]
+) -> None:
+    drawer.fill(0, 0, 640, 480, WHITE)
+    for slot in (0, 1):
+        watched.capture.grab(slot)
+    for number in range(12):
+        drawer.fill(40 * number, 37 * number, 30, 21, RED if number % 2 else BLUE)
+        slot = slots[number % len(slots)]
+        frame = watched.capture.grab(slot)
+        assert picture(frame).tobytes() == screen_of(drawer).tobytes()
+
+
+def screen_of(drawer: Drawer) -> Image.Image:
+    """Take the whole picture by other means."""
+    size = (640, 480)
+    reply: Any = drawer.root.get_image(0, 0, *size, X.ZPixmap, 0xFFFFFFFF)
+    return Image.frombytes("RGB", size, reply.data, "raw", "BGRX")
+
+
+def differing_bands(one: Image.Image, other: Image.Image) -> set[int]:
+    boxes = [(0, top, 640, top + BAND) for top in range(0, 480, BAND)]
+    pairs = ((one.crop(box).tobytes(), other.crop(box).tobytes()) for box in boxes)
+    return {number for number, (before, after) in enumerate(pairs) if before != after}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_changes_are_those_between_two_frames(watched: Watched, drawer: Drawer, seed: int) -> None:
+    chance = random.Random(seed)
+    drawer.fill(0, 0, 640, 480, WHITE)
+    before, slot = picture(watched.capture.grab(0)), 0
+    for _ in range(60):
+        for _ in range(chance.choice([0, 1, 1, 2, 9])):
+            box = (chance.randrange(640), chance.randrange(480))
+            colour = chance.choice([RED, WHITE, BLUE])
+            drawer.fill(*box, chance.randint(1, 300), chance.choice([1, 20, 200]), colour)
+        slot = 1 - slot if chance.random() < 0.8 else slot
+        frame = watched.capture.grab(slot)
+        assert frame
+        after = picture(frame)
+        assert after.tobytes() == screen_of(drawer).tobytes()
+        assert frame.changed is not None
+        assert frame.changed >= differing_bands(before, after)
+        before = after
+
+
+def test_damage_that_changes_nothing(watched: Watched, drawer: Drawer) -> None:
+    drawer.fill(0, 0, 640, 480, RED)
+    for slot in (0, 1):
+        watched.capture.grab(slot)
+    watched.so_far()
+    drawer.fill(0, 0, 640, 480, RED)
+    watched.until(Changes.PICTURE)
+    frame = watched.capture.grab(0)
+    assert frame
+    assert frame.changed == frozenset()
+    drawer.fill(0, 0, 640, 479, RED)
+    drawer.fill(3, 100, 1, 1, BLUE)
+    frame = watched.capture.grab(1)
+    assert frame
+    assert frame.changed == frozenset({100 // BAND})
+
+
+def test_nothing_is_known_after_a_pause(watched: Watched, drawer: Drawer) -> None:
+    for slot in (0, 1):
+        watched.capture.grab(slot)
+    watched.capture.end()
+    expected = bars(drawer, 640, 480)
+    watched.capture.begin()
+    for slot in (0, 1):
+        frame = watched.capture.grab(slot)
+        assert picture(frame).tobytes() == expected.tobytes()
+        assert frame
+        assert (frame.changed is None) == (slot == 0)
+
+
+def test_nothing_is_known_after_an_absence(watched: Watched, drawer: Drawer) -> None:
+    for slot in (0, 1):
+        poison(watched.capture.grab(slot), 7)
+    drawer.has_vt(0)
+    watched.until(Changes.AVAILABLE)
+    drawer.has_vt(1)
+    watched.until(Changes.AVAILABLE)
+    for slot in (0, 1):
+        assert not is_poisoned(watched.capture.grab(slot), 7)
 
 
 def test_nothing_drawn_is_nothing_told(watched: Watched, drawer: Drawer) -> None:
