@@ -72,8 +72,10 @@ PACKAGES: Final = (
     "python3-sysv-ipc",
     "python3-xlib",
 )
-# A display manager, a desktop and SPICE's other agent, for the suite that shows a whole desktop.
+# A display manager, a desktop and SPICE's other agent, for the suite that shows a whole desktop;
+# and what the package recommends.
 DESKTOP: Final = (
+    "libturbojpeg0",
     "lightdm",
     "lightdm-gtk-greeter",
     "openbox",

@@ -284,7 +284,7 @@ async def test_codec_options_for_other_encoders(caplog: pytest.LogCaptureFixture
         await daemon.configure(Config("c1", 0, codec_options=options))
         codecs = daemon.session._codecs
         assert codecs
-        assert codecs.options == {"quality": 50}
+        assert codecs.options == {"quality": 50, "min-quality": 100}
         [said] = [it.getMessage() for it in caplog.records if it.levelname == "WARNING"]
         assert said.startswith("codec option 'gst.codec=vp8': there is no 'gst.codec', only ")
 
