@@ -79,7 +79,7 @@ class Outbox:
 
     def peek(self) -> memoryview:
         """Return the bytes to be written next; empty when there is nothing to do."""
-        if not self._current:
+        if self._waiting and not self._current:
             for kind in _ORDER:
                 if kind in self._waiting:
                     self._current = memoryview(self._waiting.pop(kind))
