@@ -101,6 +101,13 @@ def unpack(value: Any) -> Any:  # noqa: ANN401 (as the wire has it)
 class MessageBus(_MessageBus):
     """The library's connection, with its holes closed. Only ``Bus`` and test peers make one."""
 
+    async def connect(self) -> "MessageBus":
+        """Do as the library does; from then on a bus that is slow to read is waited for."""
+        await super().connect()
+        writer: Any = self._writer
+        writer.sock = _PatientSocket(writer.sock)
+        return self
+
     def post(self, msg: Message) -> None:
         """Send ``msg`` whatever it is; a lost connection is told by ``on_end`` alone."""
         self._send_checked(msg)  # type: ignore[unused-awaitable]
@@ -141,6 +148,26 @@ class MessageBus(_MessageBus):
             if not data or len(line) > _LONGEST_AUTH_LINE:
                 raise ConnectionResetError("it hung up during authentication")
         return line[:-2].decode("ascii", "replace")
+
+
+class _PatientSocket:
+    """What the libraries write to: a socket that takes nothing where it has no room.
+
+    They write without having been told that there is room (dbus-fast 5 each first message, all of
+    them each further one), and take BlockingIOError for the connection's end. With 0 bytes taken
+    they wait. Descriptors cannot be sent again: where one is, the error stands.
+    """
+
+    def __init__(self, sock: "socket.socket") -> None:
+        self._sock = sock
+        self.sendmsg = sock.sendmsg
+
+    def send(self, data: memoryview) -> int:
+        """Return how many bytes were taken."""
+        try:
+            return self._sock.send(data)
+        except BlockingIOError:
+            return 0
 
 
 def _look_at(future: "asyncio.Future[None]") -> None:

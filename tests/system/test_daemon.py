@@ -69,7 +69,7 @@ def fields(container: Container) -> list[dict[str, str]]:
     container.run(["journalctl", "--sync"])  # what was sent to it is there to be read
     lines = container.run(["journalctl", f"--unit={SERVICE}", "--output=json"]).stdout
     entries = map(json.loads, lines.splitlines())
-    return [{name: entry[name] for name in names} for entry in entries if names[0] in entry]
+    return [{name: entry[name] for name in names} for entry in entries if names[-1] in entry]
 
 
 def test_a_drop_in_that_cannot_be_read_is_named(container: Container) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,7 +14,8 @@ import pytest
 from sessiond.errors import BusCallError, BusError, SessiondError
 from sessiond.transport.bus import NO_REPLY, Bus, Call
 from sessiond.transport.bus_address import usable_address
-from sessiond.transport.bus_match import Match
+from sessiond.transport.bus_match import DRIVER, Match
+from sessiond.transport.bus_signals import Answer
 from sessiond.transport.dbus import LIBRARY, Variant, unpack
 from sessiond.transport.fds import OwnedFd
 from tests.fixtures.bus import PrivateBus
@@ -102,6 +104,29 @@ async def test_bus_that_dies(private_bus: PrivateBus) -> None:
         assert isinstance(sitting.result(), BusError)
         assert isinstance(await _error(pair.call("Caller")), BusError)
         pair.client.emit(PATH, NAME, "Nothing", "", [])  # nobody hears it, and nothing breaks
+
+
+@in_loop
+async def test_bus_that_is_slow_to_read_is_waited_for(private_bus: PrivateBus) -> None:
+    """More is said to it than its socket holds; it gets all of it, and the connection lasts."""
+    answers, all_answered = list[Answer](), asyncio.Event()
+
+    def on_answer(answer: Answer) -> None:
+        answers.append(answer)
+        if len(answers) == 5000:
+            all_answered.set()
+
+    with await Bus.connect(private_bus.address) as bus:
+        private_bus.process.send_signal(signal.SIGSTOP)
+        try:
+            for _ in range(5000):  # of a hundred bytes and more each
+                bus.call_nowait(Call(DRIVER, "/org/freedesktop/DBus", DRIVER, "GetId"), on_answer)
+                await asyncio.sleep(0)
+        finally:
+            private_bus.process.send_signal(signal.SIGCONT)
+        async with asyncio.timeout(20):
+            await all_answered.wait()
+    assert [it for it in answers if isinstance(it, Exception)] == []
 
 
 @in_loop
