@@ -6,9 +6,9 @@ On a private Xvfb each load is run alone, under the floor program and under the 
 several times; the tables show medians.  A millisecond is one of CPU, user + system, unless it says
 an age or a delay.  The daemon runs with agents of its own; its answers on a bus stand beside those
 of a real logind, where a container can run.  With --peer the same loads go through another program
-too, in turn with ours.  Leaves result.json and cost.png in the directory.  Needs Xvfb, a C compiler
-and the headers that the Makefile names.  Exits with 0 when everything ran, whatever the numbers
-are; docs/performance.md explains them.
+too, in turn with ours.  Leaves result.json, goals.md and cost.png in the directory.  Needs Xvfb, a
+C compiler and the headers that the Makefile names.  Exits with 0 when everything ran, whatever the
+numbers are; docs/performance.md explains them.
 """
 
 import subprocess
@@ -35,6 +35,7 @@ def main() -> int:
     report.show(found, rows, machine)
     output.mkdir(parents=True, exist_ok=True)
     report.write(output / "result.json", plan, found, rows, machine)
+    (output / "goals.md").write_text(report.markdown(rows))
     if found.shares:
         caption = f"{plan.size[0]}x{plan.size[1]}, {machine['cpu']}, {machine['cores']} cores"
         plot.draw(found.shares, caption, output / "cost.png")

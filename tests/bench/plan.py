@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import shlex
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -34,6 +35,7 @@ class Plan:
     warm: int  # switches
     cold: int
     relay_seconds: float
+    asks: bool  # the daemon, again and again, while it relays
     questions: int  # of each kind to the daemon and to logind
 
     @property
@@ -45,7 +47,7 @@ class Plan:
 FULL: Final = Plan(
     parts=PARTS, agent=AGENT, peer=None, size=(1920, 1080), fps=60,
     rounds=5, seconds=2, age_seconds=6, rest_seconds=60, share_rounds=3, share_seconds=1.5,
-    warm=60, cold=15, relay_seconds=10, questions=5000,
+    warm=60, cold=15, relay_seconds=10, asks=True, questions=5000,
 )  # fmt: skip
 SHORT: Final = dataclasses.replace(
     FULL, rounds=3, seconds=1, age_seconds=2, rest_seconds=5, share_rounds=2, share_seconds=0.4,
@@ -74,6 +76,8 @@ def read_plan(argv: Sequence[str], description: str | None) -> tuple[Plan, Path]
     )
     parser.add_argument("--output", type=Path, default=OUTPUT, help="directory (build/bench)")
     options = parser.parse_args(argv)
+    if options.peer and shutil.which(options.peer[0]) is None:
+        parser.error(f"there is no program {options.peer[0]}")
     base = SHORT if options.short else FULL
     width, height = map(int, options.size.split("x"))
     plan = dataclasses.replace(

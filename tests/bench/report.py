@@ -18,6 +18,8 @@ from tests.bench.plan import Plan
 from tests.bench.results import Results
 
 WIDTH: Final = 110  # columns where there is no terminal
+_COST: Final = ["frames/s", "program", "X on top", "sum", "bytes", "wake-ups"]
+_GOAL: Final = ["measure", "measured", "floor", "ratio", "goal", "unit", ""]
 
 
 def show(found: Results, rows: Sequence[Goal], facts: dict[str, str | int]) -> None:
@@ -48,6 +50,12 @@ def write(
     path.write_text(json.dumps(everything, indent=1) + "\n")
 
 
+def markdown(rows: Iterable[Goal]) -> str:
+    """Return the goals as docs/performance.md has them."""
+    lines = [_GOAL, ["---", *["---:"] * 3, *["---"] * 3], *map(_goal, rows)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
 def _table(title: str, names: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """Lay out columns: words to the left in the first, numbers to the right in the others."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
@@ -59,17 +67,13 @@ def _table(title: str, names: Sequence[str], rows: Iterable[Sequence[str]]) -> T
 
 
 def _goals(rows: Sequence[Goal]) -> Table:
-    return _table(
-        "The goals",
-        ["measure", "measured", "floor", "ratio", "goal", "unit", ""],
-        [
-            [
-                row.name, _number(row.value), _number(row.floor), _number(row.ratio, ".2f"),
-                row.limit, row.unit, {None: "not run", True: "met", False: "MISSED"}[row.met],
-            ]
-            for row in rows
-        ],
-    )  # fmt: skip
+    return _table("The goals", _GOAL, map(_goal, rows))
+
+
+def _goal(row: Goal) -> list[str]:
+    verdict = {None: "not run", True: "met", False: "MISSED"}[row.met]
+    numbers = [_number(row.value), _number(row.floor), _number(row.ratio, ".2f")]
+    return [row.name, *numbers, row.limit, row.unit, verdict]
 
 
 def _number(value: float | None, form: str = ".4g") -> str:
@@ -81,9 +85,6 @@ def _cost(name: str, one: Cost) -> list[str]:
         name, f"{one.fps:.1f}", f"{one.program:.2f}", f"{one.server:.2f}", f"{one.total:.2f}",
         str(one.bytes), f"{one.wakeups:.1f}",
     ]  # fmt: skip
-
-
-_COST: Final = ["frames/s", "program", "X on top", "sum", "bytes", "wake-ups"]
 
 
 def _frames(found: Results) -> Table:
@@ -142,12 +143,13 @@ def _versus(found: Results) -> Table:
 def _daemon(found: Results) -> Iterator[str]:
     if one := found.daemon:
         relayed = one.relayed
+        fps = "too few" if relayed.asked_fps is None else f"{relayed.asked_fps:.1f}"
         yield (
             f"daemon: {len(one.warm_ms)} warm switches, median {statistics.median(one.warm_ms):.0f}"
             f" and worst {max(one.warm_ms):.0f} ms, {len(one.cold_ms)} cold ones, "
             f"{statistics.median(one.cold_ms):.0f} and {max(one.cold_ms):.0f} ms; "
             f"{relayed.fps:.1f} frames/s of {relayed.bytes / 1e3:.0f} kB relayed, and "
-            f"{relayed.asked_fps:.1f} while 1000 questions a second were asked; private memory: "
+            f"{fps} while 1000 questions a second were asked; private memory: "
             f"daemon {one.daemon.private:.1f} MB, agent {one.agent.private:.1f} MB"
         )
     for fresh in found.fresh:
