@@ -76,8 +76,10 @@ def read_plan(argv: Sequence[str], description: str | None) -> tuple[Plan, Path]
     )
     parser.add_argument("--output", type=Path, default=OUTPUT, help="directory (build/bench)")
     options = parser.parse_args(argv)
-    if options.peer and shutil.which(options.peer[0]) is None:
-        parser.error(f"there is no program {options.peer[0]}")
+    if options.peer:
+        program, *rest = options.peer
+        found = shutil.which(program) or parser.error(f"there is no program {program}")
+        options.peer = [str(Path(found).absolute()), *rest]
     base = SHORT if options.short else FULL
     width, height = map(int, options.size.split("x"))
     plan = dataclasses.replace(

@@ -50,6 +50,7 @@ class Child:
         log: Path,
         keep_fd: int | None = None,
         env: Mapping[str, str] | None = None,
+        cwd: Path = ROOT,
     ) -> None:
         self.name = Path(argv[0]).name
         self._log = log
@@ -62,7 +63,7 @@ class Child:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 bufsize=0,
-                cwd=ROOT,
+                cwd=cwd,
                 env=None if env is None else {**os.environ, **env},
                 pass_fds=() if keep_fd is None else (keep_fd,),
             )

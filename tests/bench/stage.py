@@ -213,5 +213,6 @@ def agent_run(
         if keep:
             peer.ask("keep")
         argv = program.argv(port, fps)
-        with Child(argv, log=log, env={"DISPLAY": stage.display}) as agent:
+        # Elsewhere: Python would find this tree's agent before that of the command.
+        with Child(argv, log=log, env={"DISPLAY": stage.display}, cwd=Path("/")) as agent:
             yield AgentRun(stage, agent, peer)
