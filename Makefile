@@ -12,8 +12,8 @@ E2E ?= 2
 UNIT ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit e2e fuzz bench deb test-debian test-deb test-system test-vm docs \
-    constraints clean
+.PHONY: help setup demo test lint unit e2e fuzz bench bench-check deb test-debian test-deb test-system \
+    test-vm docs constraints clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -39,7 +39,7 @@ lint: setup ## style, types, import contract, data directories
 	$(PYTEST) -q tests/lint
 
 unit: setup ## the parts, on a real X server
-	$(PYTEST) -q -n $(UNIT) --dist loadfile tests/sessiond tests/agent
+	$(PYTEST) -q -n $(UNIT) --dist loadfile tests/sessiond tests/agent tests/bench
 
 e2e: setup ## agent and daemon between real X servers and a real SPICE host and client
 	$(PYTEST) -q -n $(E2E) --dist loadfile tests/host tests/stream tests/daemon
@@ -47,8 +47,11 @@ e2e: setup ## agent and daemon between real X servers and a real SPICE host and 
 fuzz: setup ## any bytes at all for the helper protocol's decoder (FUZZ="--runs 1000000")
 	$(BIN)/python -m tests.fuzz $(FUZZ)
 
-bench: setup packages-bench ## speed and memory, beside the floor of the same run (BENCH=--short)
-	$(BIN)/python -m tests.bench $(BENCH)
+bench: setup packages-bench ## speed and memory beside floor and goals (BENCH=--short, PEER=PROGRAM)
+	$(BIN)/python -m tests.bench $(BENCH) $(if $(PEER),--peer '$(PEER)')
+
+bench-check: setup packages-bench ## has a cost grown by a fifth? (CHECK=--keep: this is the measure now)
+	$(BIN)/python -m tests.bench.check $(CHECK)
 
 test-debian: packages-base packages-debian ## the unit suite on Debian's own Python packages
 	/usr/bin/python3 -m pytest -q tests/sessiond tests/agent

@@ -13,7 +13,6 @@ from tests.system import container as containers
 from tests.system import root as roots
 from tests.system.root import PROJECT, SHARED
 
-GOAL: Final = 1.5  # times logind's own answer
 LIBRARIES: Final = ("dbus_fast", "dbus_next")
 POLICY: Final = "org.spice_space.Sessiond1.conf"
 
@@ -57,21 +56,3 @@ def _measure(container: containers.Container, host: SpiceHost, library: str, cou
     daemon.kill()
     daemon.wait(10)
     return Answers(served_by=library, **json.loads(asked.stdout))
-
-
-def table(found: list[Answers]) -> str:
-    """Return the lines to print."""
-    lines = ["question to the daemon, beside the same to logind (median, microseconds)"]
-    for each in found:
-        for name, ours, theirs in (
-            ("Get ActiveSession", each.get, each.get_logind),
-            ("ListSessions", each.list, each.list_logind),
-        ):
-            times = f"{ours:7.0f} {theirs:7.0f}  ratio {ours / theirs:.2f}"
-            goal = "" if each.served_by != "dbus_fast" else f"  goal {GOAL}"
-            lines.append(f"  {each.served_by:10} {name:18} {times}{goal}")
-    return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    print(table(measure(2000)))

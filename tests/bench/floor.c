@@ -1,10 +1,11 @@
 /*
  * The floor: what the same frames cost a program that does nothing but take and encode them.
  *
- *     floor --display :N [--fps 60] [--seconds S] [--quality 80] [--snapshot FILE.ppm]
+ *     floor --display :N [--fps 60] [--seconds S] [--quality 80] [--part 1] [--snapshot FILE.ppm]
  *
  * Waits for damage, takes the whole root by XShmGetImage, encodes it with libjpeg-turbo from BGRX at
- * 4:2:0, at most --fps times a second.  Prints "ready" after its first frame, then, at the end, one JSON
+ * 4:2:0, at most --fps times a second.  With --part 1 it takes and encodes only what changed: the
+ * damage's bounding box, in whole blocks of 16x16 pixels.  Prints "ready" after its first frame, then, at the end, one JSON
  * object: frames, seconds, capture_ms and encode_ms (medians of this process's CPU time a frame),
  * capture_mean_ms, encode_mean_ms, cpu_ms (the whole process between ready and end), bytes (median).
  * --snapshot writes one picture of the screen instead, without waiting for anything.
@@ -45,7 +46,7 @@ static int64_t clock_ns(clockid_t clock)
 struct options {
     const char *display, *snapshot;
     double fps, seconds;
-    int quality;
+    int quality, part;
 };
 
 static struct options read_options(int argc, char **argv)
@@ -60,10 +61,13 @@ static struct options read_options(int argc, char **argv)
             o.seconds = atof(argv[i + 1]);
         else if (strcmp(argv[i], "--quality") == 0)
             o.quality = atoi(argv[i + 1]);
+        else if (strcmp(argv[i], "--part") == 0)
+            o.part = atoi(argv[i + 1]);
         else if (strcmp(argv[i], "--snapshot") == 0)
             o.snapshot = argv[i + 1];
         else
-            die("usage: floor --display :N [--fps 60] [--seconds S] [--quality 80] [--snapshot FILE]");
+            die("usage: floor --display :N [--fps 60] [--seconds S] [--quality 80] [--part 1] "
+                "[--snapshot FILE]");
     }
     if (o.fps <= 0)
         die("the rate must be positive");
@@ -107,15 +111,40 @@ static void write_snapshot(const XImage *image, const char *path)
         die("cannot write the snapshot");
 }
 
-/* Waits until something was drawn, at most until end; returns 0 when nothing was. */
-static int wait_damage(Display *display, Damage damage, int64_t end)
+struct box {
+    int left, top, right, bottom;
+};
+
+static int lesser(int a, int b)
+{
+    return a < b ? a : b;
+}
+
+/* The box with the area in it, in whole blocks of 16x16 pixels but within the picture. */
+static void widen(struct box *box, XRectangle area, const XImage *whole)
+{
+    box->left = lesser(box->left, area.x & ~15);
+    box->top = lesser(box->top, area.y & ~15);
+    int right = lesser((area.x + area.width + 15) & ~15, whole->width);
+    int bottom = lesser((area.y + area.height + 15) & ~15, whole->height);
+    box->right = right > box->right ? right : box->right;
+    box->bottom = bottom > box->bottom ? bottom : box->bottom;
+}
+
+/* Waits until something was drawn, at most until end, and tells where; returns 0 when nothing was. */
+static int wait_damage(Display *display, Damage damage, int event_base, int64_t end,
+                       const XImage *whole, struct box *box)
 {
     int seen = 0;
+    *box = (struct box){whole->width, whole->height, 0, 0};
     for (;;) {
         while (XPending(display) > 0) {
             XEvent event;
             XNextEvent(display, &event);
-            seen = 1;
+            if (event.type == event_base + XDamageNotify) {
+                widen(box, ((XDamageNotifyEvent *)&event)->area, whole);
+                seen = 1;
+            }
         }
         int64_t left = end - clock_ns(CLOCK_MONOTONIC);
         if (seen || left <= 0)
@@ -184,21 +213,29 @@ int main(int argc, char **argv)
     if (!XDamageQueryExtension(display, &event_base, &error_base)
         || !XDamageQueryVersion(display, &major, &minor))
         die("no DAMAGE");
-    Damage damage = XDamageCreate(display, root, XDamageReportNonEmpty);
+    Damage damage = XDamageCreate(display, root,
+                                  o.part ? XDamageReportBoundingBox : XDamageReportNonEmpty);
     tjhandle encoder = tjInitCompress();
     unsigned char *jpeg = tjAlloc((int)tjBufSize(image->width, image->height, TJSAMP_420));
     if (encoder == NULL || jpeg == NULL)
         die("no encoder");
 
+    const XImage whole = *image;
+    struct box box;
     const int64_t step = (int64_t)(1e9 / o.fps);
     int64_t begin = 0, cpu_begin = 0, end = clock_ns(CLOCK_MONOTONIC) + 10 * 1000000000LL, turn = 0;
     int frames = -1; /* the first one, which touches all memory, is not counted */
     while (frames < MAX_FRAMES && clock_ns(CLOCK_MONOTONIC) < end) {
         wait_turn(&turn, step);
         int64_t start = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
-        if (frames >= 0 && !wait_damage(display, damage, end))
+        if (frames >= 0 && !wait_damage(display, damage, event_base, end, &whole, &box))
             break;
-        if (!XShmGetImage(display, root, image, 0, 0, AllPlanes))
+        if (frames < 0 || !o.part)
+            box = (struct box){0, 0, whole.width, whole.height};
+        image->width = box.right - box.left;
+        image->height = box.bottom - box.top;
+        image->bytes_per_line = 4 * image->width;
+        if (!XShmGetImage(display, root, image, box.left, box.top, AllPlanes))
             die("XShmGetImage failed");
         int64_t captured = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
         unsigned long size = tjBufSize(image->width, image->height, TJSAMP_420);

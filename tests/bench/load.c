@@ -1,10 +1,11 @@
 /*
  * A deterministic load on an X server: what a desktop does, without a desktop.
  *
- *     load MODE --display :N [--fps 60] [--seconds S] [--record FILE]
+ *     load MODE --display :N [--fps 60] [--seconds S] [--share 0.1] [--record FILE]
  *
  * MODE video: a new full-screen picture each frame; desktop: a page of text that scrolls and a window
- * that moves; typing: the same desktop at rest, a character more each frame; static: the same desktop,
+ * that moves; typing: the same desktop at rest, a character more each frame; part: the same desktop at rest
+ * with a video in its middle, of the screen's shape and --share of its pixels; static: the same desktop,
  * drawn once.  Frame k depends on nothing but k.
  *
  * Prints "ready" when its first picture is on the screen.  Runs until SIGTERM, its parent's death or
@@ -389,19 +390,19 @@ static void typing_frame(uint64_t k)
 
 struct options {
     const char *mode, *display, *record;
-    double fps, seconds;
+    double fps, seconds, share;
 };
 
 static struct options read_options(int argc, char **argv)
 {
-    struct options o = {.fps = 60};
+    struct options o = {.fps = 60, .share = 1};
     for (int i = 1; i < argc; i++) {
         if (argv[i][0] != '-' && o.mode == NULL) {
             o.mode = argv[i];
             continue;
         }
         if (i + 1 == argc)
-            die("usage: load MODE --display :N [--fps 60] [--seconds S] [--record FILE]");
+            die("usage: load MODE --display :N [--fps 60] [--seconds S] [--share 0.1] [--record FILE]");
         const char *name = argv[i], *value = argv[++i];
         if (strcmp(name, "--display") == 0)
             o.display = value;
@@ -409,13 +410,15 @@ static struct options read_options(int argc, char **argv)
             o.fps = atof(value);
         else if (strcmp(name, "--seconds") == 0)
             o.seconds = atof(value);
+        else if (strcmp(name, "--share") == 0)
+            o.share = atof(value);
         else if (strcmp(name, "--record") == 0)
             o.record = value;
         else
             die("unknown option");
     }
-    if (o.mode == NULL || o.fps <= 0)
-        die("a mode and a positive rate are needed");
+    if (o.mode == NULL || o.fps <= 0 || o.share <= 0 || o.share > 1)
+        die("a mode, a positive rate and a share from 0 to 1 are needed");
     return o;
 }
 
@@ -480,9 +483,19 @@ static void run(struct options o, void (*frame)(uint64_t), volatile uint64_t *re
 
 static struct shared video;
 
+static void video_open(double share)
+{
+    int width = (int)lround(screen_width * sqrt(share)), height = (int)lround(screen_height * sqrt(share));
+    shared_open(&video, width, height, VIDEO_FRAMES);
+    for (int k = 0; k < VIDEO_FRAMES && !stopped; k++)
+        draw_video(shared_picture(&video, k), k);
+}
+
 static void video_frame(uint64_t k)
 {
-    shared_put(&video, (int)(k % VIDEO_FRAMES), desk, 0, 0, screen_width, screen_height);
+    int width = video.image->width, height = video.image->height;
+    int x = (screen_width - width) / 2, y = (screen_height - height) / 2;
+    shared_put(&video, (int)(k % VIDEO_FRAMES), desk, x, y, width, height);
 }
 
 int main(int argc, char **argv)
@@ -501,9 +514,7 @@ int main(int argc, char **argv)
     void (*frame)(uint64_t) = NULL;
     if (strcmp(o.mode, "video") == 0) {
         frame = video_frame;
-        shared_open(&video, screen_width, screen_height, VIDEO_FRAMES);
-        for (int k = 0; k < VIDEO_FRAMES && !stopped; k++)
-            draw_video(shared_picture(&video, k), k);
+        video_open(1);
         XMapWindow(display, desk);
         video_frame(0);
     } else {
@@ -511,10 +522,16 @@ int main(int argc, char **argv)
             frame = desktop_frame;
         else if (strcmp(o.mode, "typing") == 0)
             frame = typing_frame;
+        else if (strcmp(o.mode, "part") == 0)
+            frame = video_frame;
         else if (strcmp(o.mode, "static") != 0)
-            die("the modes are video, desktop, typing and static");
+            die("the modes are video, desktop, typing, part and static");
         XMapWindow(display, desk);
         desktop_open();
+        if (frame == video_frame) {
+            XUnmapWindow(display, desktop.mover); /* it would lie over the middle */
+            video_open(o.share);
+        }
     }
     XSync(display, False);
     puts("ready");

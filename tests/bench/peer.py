@@ -1,10 +1,11 @@
 """The host's side of a stream port, as cheap as Python can be, in a process of its own.
 
-    python -m tests.bench.peer SOCKET
+    python -m tests.bench.peer PATH [--pty]
 
-Listens on the Unix socket SOCKET, takes one agent, sends CAPABILITIES and START, and reads all
-that comes without looking into it.  Commands are lines on standard input, each answered by one line
-of JSON:
+Listens on the Unix socket PATH, takes one agent, sends CAPABILITIES and START, and reads all
+that comes without looking into it.  With --pty PATH is a link to a pseudoterminal instead, for an
+agent that can only open a device; what it is sent waits for it there.  Commands are lines on
+standard input, each answered by one line of JSON:
 
 * ``mark``: what came since the last mark (a `Tally`);
 * ``next``: answered at once; one more line, ``{"ns": when}``, follows when a FORMAT and after it a
@@ -15,18 +16,20 @@ of JSON:
 * ``kept FILE``: writes that body to FILE and lets go; answers how many bytes it has, 0 for none.
 
 The end of standard input ends the process.  What is made of its answers belongs to
-`tests.bench.measure`.
+`tests.bench.stage`.
 """
 
 import ctypes
 import dataclasses
 import json
+import os
 import selectors
 import signal
 import socket
 import struct
 import sys
 import time
+import tty
 from pathlib import Path
 
 # spice-protocol 0.14, spice/stream-device.h
@@ -57,12 +60,10 @@ class Tally:
 class Peer:
     """One agent's connection and the commands about it."""
 
-    def __init__(self, listener: socket.socket) -> None:
+    def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
-        self._selector.register(listener, selectors.EVENT_READ, self._accept)
         self._selector.register(sys.stdin, selectors.EVENT_READ, self._command)
-        self._listener = listener
-        self._agent: socket.socket | None = None
+        self._agent = -1  # descriptor
         self._view = memoryview(bytearray(BUFFER_SIZE))
         self._head = bytearray()
         self._left = 0  # bytes of the current message's body still to come
@@ -77,22 +78,42 @@ class Peer:
         self._kept = b""
         self._is_over = False
 
+    def listen(self, path: str) -> None:
+        """Take the first agent that connects to the Unix socket PATH."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(path)
+        listener.listen(1)
+
+        def accept() -> None:
+            agent, _ = listener.accept()
+            self._selector.unregister(listener)
+            self._take(agent.detach())
+
+        self._selector.register(listener, selectors.EVENT_READ, accept)
+
+    def open_pty(self, path: str) -> None:
+        """Take the agent that opens PATH, which becomes a link to a pty without a discipline."""
+        master, slave = os.openpty()
+        tty.setraw(slave)  # it stays open here, so that the agent's end is no hang-up
+        Path(path).symlink_to(os.ttyname(slave))
+        self._take(master)
+
     def run(self) -> None:
         """Serve until standard input ends."""
         while not self._is_over:
             for key, _ in self._selector.select():
                 key.data()
 
-    def _accept(self) -> None:
-        self._agent, _ = self._listener.accept()
-        self._selector.unregister(self._listener)
-        self._selector.register(self._agent, selectors.EVENT_READ, self._read)
+    def _take(self, agent: int) -> None:
+        self._agent = agent
+        self._selector.register(agent, selectors.EVENT_READ, self._read)
         self._send(CAPABILITIES_NONE + START_MJPEG)
         self._started_ns = time.monotonic_ns()
 
     def _send(self, message: bytes) -> None:
-        if self._agent is not None:
-            self._agent.sendall(message)
+        # A few bytes into an empty queue: they go whole or there is no agent.
+        if self._agent >= 0 and os.write(self._agent, message) != len(message):
+            sys.exit("peer: the agent takes nothing")
 
     def _answer(self, answer: object) -> None:
         sys.stdout.write(json.dumps(answer) + "\n")
@@ -137,9 +158,8 @@ class Peer:
             self._answer({"ms": taken_ns / 1e6 if self._first_ns else -1.0})
 
     def _read(self) -> None:
-        assert self._agent is not None
         try:
-            length = self._agent.recv_into(self._view)
+            length = os.readv(self._agent, [self._view])
         except ConnectionResetError:
             length = 0
         if not length:
@@ -202,12 +222,12 @@ class Peer:
 def main() -> None:
     """Listen, say so with a line ``{}``, and serve."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(sys.argv[1])
-    listener.listen(1)
+    path, *options = sys.argv[1:]
+    peer = Peer()
+    (peer.open_pty if "--pty" in options else peer.listen)(path)
     sys.stdout.write("{}\n")
     sys.stdout.flush()
-    Peer(listener).run()
+    peer.run()
 
 
 if __name__ == "__main__":

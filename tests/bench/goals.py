@@ -1,0 +1,161 @@
+"""The goals, each held against what was measured.  Pure: results come in, rows come out."""
+
+import dataclasses
+import statistics
+from collections.abc import Iterator
+from typing import Final
+
+from tests.bench.daemon import DaemonResult
+from tests.bench.results import Results
+
+# The X server's and the agent's CPU for a full new frame, times the floor's.
+FULL_FRAME: Final = 1.2
+BESIDE_PEER: Final = 0.35  # of the other program's
+TYPING_MS: Final = 0.8
+AGE_MS: Final = 300.0
+FPS: Final = 100.0
+DELIVERED_MS: Final = {"video": 8.0, "typing": 2.0}
+WARM_MS: Final = 50.0
+COLD_MS: Final = 400.0
+RELAY_MS: Final = 0.4
+DAEMON_MB: Final = 32.0
+AGENT_MB: Final = 48.0  # and one frame of shared memory
+QUERY: Final = 1.5  # times logind's
+QUERY_LIBRARY: Final = "dbus_fast"  # what the packages bring
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Goal:
+    """One row: `value` and `floor` in `unit`, both None where they were not measured.
+
+    `ratio` is value to floor. `limit` says the goal in words; `met` is None without a value.
+    """
+
+    name: str
+    unit: str
+    value: float | None
+    floor: float | None
+    ratio: float | None
+    limit: str
+    met: bool | None
+
+
+def goals(found: Results, size: tuple[int, int]) -> list[Goal]:
+    """Return the whole table, also of what was not measured; SIZE is the screen's."""
+    frame_mb = size[0] * size[1] * 4 / 1e6
+    return [
+        *_frames(found),
+        *_beside_peer(found),
+        *_rest(found),
+        *_fresh(found),
+        _speed(found),
+        *_delivered(found),
+        *_daemon(found.daemon, found, frame_mb),
+        *_queries(found),
+    ]
+
+
+def _at_most(
+    name: str, unit: str, value: float | None, limit: float, floor: float | None = None
+) -> Goal:
+    ratio = value / floor if value is not None and floor else None
+    met = None if value is None else value <= limit
+    return Goal(name, unit, value, floor, ratio, f"at most {limit:.3g}", met)
+
+
+def _frames(found: Results) -> Iterator[Goal]:
+    for load in ("video", "desktop"):
+        one = found.load(load)
+        name, limit = f"{load}, agent + X server", f"at most {FULL_FRAME:g} x floor"
+        if one is None:
+            yield Goal(name, "ms/frame", None, None, None, limit, met=None)
+        else:
+            met = one.ratio <= FULL_FRAME
+            yield Goal(name, "ms/frame", one.agent.total, one.floor.total, one.ratio, limit, met)
+    typing = found.load("typing")
+    value = typing.agent.total if typing else None
+    floor = typing.part.total if typing and typing.part else None
+    yield _at_most("typing, agent + X server", "ms/frame", value, TYPING_MS, floor)
+
+
+def _beside_peer(found: Results) -> Iterator[Goal]:
+    for load in ("video", "desktop"):
+        one = next((each for each in found.versus if each.load == load), None)
+        yield _at_most(
+            f"{load}, times the other program", "x", one.ratio if one else None, BESIDE_PEER
+        )
+
+
+def _rest(found: Results) -> Iterator[Goal]:
+    rest = found.rest
+    seconds = f"{rest.seconds:g} s" if rest else "60 s"
+    yield _at_most(f"static {seconds}, frames", "", rest.frames if rest else None, 0)
+    yield _at_most(f"static {seconds}, agent", "wake-ups", rest.agent_wakeups if rest else None, 0)
+    on_top = rest.server_wakeups - rest.alone_server_wakeups if rest else None
+    yield _at_most(f"static {seconds}, X server on top", "wake-ups", on_top, 0)
+    daemon = found.daemon
+    seconds = f"{daemon.idle_seconds:g} s" if daemon else "60 s"
+    for name, value in (
+        ("daemon", daemon.idle_daemon if daemon else None),
+        ("its agents", daemon.idle_agents if daemon else None),
+    ):
+        yield _at_most(f"static {seconds}, {name}", "wake-ups", value, 0)
+
+
+def _fresh(found: Results) -> Iterator[Goal]:
+    for one in found.fresh:
+        name = f"age behind 10 Mbit/s, {one.bytes / 1e3:.0f} kB"
+        yield _at_most(name, "ms", one.median_ms, AGE_MS, one.line_ms)
+    if not found.fresh:
+        yield _at_most("age behind 10 Mbit/s", "ms", None, AGE_MS)
+
+
+def _speed(found: Results) -> Goal:
+    speed = found.speed
+    name, limit = "full-screen video, host keeps up", f"at least {FPS:g}"
+    if speed is None:
+        return Goal(name, "frames/s", None, None, None, limit, met=None)
+    # The agent can be asked for no more than the goal, so a beat missed at the edge is not held
+    # against it.
+    met = round(speed.fps) >= FPS
+    ratio = speed.fps / speed.floor_fps
+    return Goal(name, "frames/s", speed.fps, speed.floor_fps, ratio, limit, met)
+
+
+def _delivered(found: Results) -> Iterator[Goal]:
+    for load, limit in DELIVERED_MS.items():
+        one = found.load(load)
+        floor = (one.part or one.floor).program if one else None
+        value = one.age_drawn_ms if one else None
+        yield _at_most(f"damage to last byte, {load}", "ms", value, limit, floor)
+
+
+def _daemon(daemon: DaemonResult | None, found: Results, frame_mb: float) -> Iterator[Goal]:
+    desktop = found.load("desktop")
+    floor = desktop.floor.program if desktop else None
+    warm, cold = (daemon.warm_ms, daemon.cold_ms) if daemon else (None, None)
+    yield _at_most("VT switch, warm agent", "ms", _median(warm), WARM_MS, floor)
+    yield _at_most("VT switch, cold agent", "ms", _median(cold), COLD_MS)
+    relayed = daemon.relayed if daemon else None
+    value, plain = (relayed.ms, relayed.plain_ms) if relayed else (None, None)
+    yield _at_most("relay, daemon", "ms/frame", value, RELAY_MS, plain)
+    peak = daemon.daemon.peak if daemon else None
+    yield _at_most("memory, daemon", "MB", peak, DAEMON_MB)
+    peak = daemon.agent.peak if daemon else None
+    yield _at_most("memory, agent", "MB", peak, AGENT_MB + frame_mb)
+
+
+def _queries(found: Results) -> Iterator[Goal]:
+    one = next((each for each in found.answers if each.served_by == QUERY_LIBRARY), None)
+    for name, value, floor in (
+        ("Get ActiveSession", one.get if one else None, one.get_logind if one else None),
+        ("ListSessions", one.list if one else None, one.list_logind if one else None),
+    ):
+        ratio = value / floor if value is not None and floor else None
+        met = None if ratio is None else ratio <= QUERY
+        limit = f"at most {QUERY:g} x logind"
+        yield Goal(f"query, {name}", "us", value, floor, ratio, limit, met)
+
+
+def _median(values: list[float] | None) -> float | None:
+    return statistics.median(values) if values else None

@@ -1,0 +1,60 @@
+"""Runs the parts of a plan, one after the other."""
+
+import contextlib
+import tempfile
+from pathlib import Path
+
+from tests.bench import bus
+from tests.bench.daemon import run_daemon
+from tests.bench.fresh import SCREENS, run_fresh
+from tests.bench.moving import MOVING, run_moving
+from tests.bench.plan import Plan
+from tests.bench.processes import Child, build, x_server
+from tests.bench.rest import run_rest
+from tests.bench.results import Results
+from tests.bench.share import SHARES, run_share
+from tests.bench.speed import run_speed
+from tests.bench.versus import LOADS, run_at_rest, run_versus
+
+
+def run(plan: Plan) -> Results:
+    """Measure all that is planned. Raises BenchError, FixtureError, OSError, SubprocessError."""
+    build()
+    found = Results()
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        server, display = stack.enter_context(x_server(*plan.size, directory / "xvfb.log"))
+        _on_screen(plan, found, server, display, directory)
+    if "daemon" in plan.parts:
+        with tempfile.TemporaryDirectory(prefix="bench-") as name:
+            found.daemon = run_daemon(plan, Path(name))
+    if "fresh" in plan.parts:
+        found.fresh = [run_fresh(plan, size, noise) for size, noise in SCREENS]
+    if "bus" in plan.parts:
+        _ask(plan, found)
+    return found
+
+
+def _on_screen(plan: Plan, found: Results, server: Child, display: str, directory: Path) -> None:
+    """Measure the agent alone, on one X server."""
+    place = (plan, server, display, directory)
+    found.moving = [run_moving(load, *place) for load in MOVING if load in plan.parts]
+    if "static" in plan.parts:
+        found.rest = run_rest(*place)
+    if "speed" in plan.parts:
+        found.speed = run_speed(*place)
+    if "share" in plan.parts:
+        found.shares = [run_share(share, *place) for share in SHARES]
+    if plan.peer is not None and "peer" in plan.parts:
+        found.versus = [run_versus(load, *place) for load in LOADS]
+        found.at_rest = run_at_rest(*place)
+    elif "peer" in plan.parts:
+        found.missing["beside another program"] = "PEER=/path/to/spice-streaming-agent"
+
+
+def _ask(plan: Plan, found: Results) -> None:
+    """Ask the daemon and a real logind the same, where there can be one."""
+    if lacks := bus.missing():
+        found.missing["queries"] = "; ".join(lacks)
+    else:
+        found.answers = bus.measure(plan.questions)

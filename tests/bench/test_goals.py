@@ -1,0 +1,43 @@
+"""The table of goals is whole, whatever was measured, and says met only of what was."""
+
+from dataclasses import replace
+
+from tests.bench.cost import Cost
+from tests.bench.goals import goals
+from tests.bench.moving import Moving
+from tests.bench.results import Results
+from tests.bench.speed import Speed
+from tests.bench.usage import Memory
+
+SIZE = (1920, 1080)
+FLOOR = Cost(program=4.0, server=1.0, total=5.0, fps=60, bytes=1, wakeups=0)
+VIDEO = Moving(
+    load="video", drawing_ms=1, floor=FLOOR, part=None, agent=replace(FLOOR, total=6.0),
+    ratio=1.2, part_ratio=None, first_ms=30, age_asked_ms=9, age_drawn_ms=7,
+    memory=Memory(40, 20), after_stop=0, after_stop_ms=0, picture_fault="",
+)  # fmt: skip
+
+
+def test_what_was_not_measured_is_neither_met_nor_missed() -> None:
+    rows = goals(Results(), SIZE)
+    assert {(row.value, row.met) for row in rows} == {(None, None)}
+    assert len({row.name for row in rows}) == len(rows)
+
+
+def test_a_full_frame_is_held_against_the_floor_of_the_same_rounds() -> None:
+    for ratio, met in ((1.2, True), (1.21, False)):
+        found = Results(moving=[replace(VIDEO, ratio=ratio)])
+        row = next(row for row in goals(found, SIZE) if row.name.startswith("video, agent"))
+        assert (row.value, row.floor, row.ratio, row.met) == (6.0, 5.0, ratio, met)
+
+
+def test_frames_a_second_are_held_from_below() -> None:
+    for fps, met in ((99.6, True), (99.4, False), (140.0, True)):
+        speed = Speed(asked=100, fps=fps, floor_fps=200, drawn_fps=200)
+        (row,) = [row for row in goals(Results(speed=speed), SIZE) if row.unit == "frames/s"]
+        assert (row.ratio, row.met) == (fps / 200, met)
+
+
+def test_a_run_that_measured_one_load_has_the_others_rows_too() -> None:
+    names = [row.name for row in goals(Results(moving=[VIDEO]), SIZE)]
+    assert names == [row.name for row in goals(Results(), SIZE)]
