@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import socket
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, NoReturn
 
@@ -16,9 +17,9 @@ from sessiond.config import Config
 from sessiond.control import Parts as ControlParts
 from sessiond.control import SeatControl
 from sessiond.displays.candidates import candidates, has_x_server, session_pids
-from sessiond.errors import RequestError
+from sessiond.errors import RequestError, SessiondError
 from sessiond.helper.keep import restore_connections
-from sessiond.helper.listener import take_listener
+from sessiond.helper.listener import SocketTakenError, take_listener
 from sessiond.helper.origin import Origin
 from sessiond.helper.records import Told
 from sessiond.helper.server import HelperServer
@@ -94,7 +95,8 @@ class Daemon:
         self._stored = stored = self._notifier.take_stored()
         self._make_parts(bus, poller)
         await bus.check_free(config.text("bus.name"))
-        self._listener = take_listener(config.text("helper.socket"), stored)
+        # Every user can take an abstract name: whoever does shall not stop the stream by it.
+        self._listener = self._take_listener(borne=SocketTakenError)
         displays, on_new = config.text("displays.sockets"), self._supervisor.on_new_display
         new_displays = NameWatch(displays, poller, on_new, is_folder=True)
         user_agents = Refuser(stored)
@@ -172,10 +174,20 @@ class Daemon:
     def _on_facts(self, facts: SeatFacts) -> None:
         self._control.on_facts(facts)
         self._has_facts.set()
-        if self._helpers is None:  # before, nobody could say whose VT is whose: they wait
-            self._hear_helpers()
+        self._hear_helpers()
+
+    def _take_listener(self, borne: type[SessiondError]) -> socket.socket | None:
+        """Return the helpers' socket; where an error is ``borne``, say it, and go on without."""
+        try:
+            return take_listener(self._config.text("helper.socket"), self._stored)
+        except borne as error:
+            log.error("helpers are not heard: %s", error)  # noqa: TRY400 (one line)
+            return None
 
     def _hear_helpers(self) -> None:
+        """Begin to, once facts have come: before, nobody could say whose VT is whose."""
+        if self._helpers or not self._listener or not self._has_facts.is_set():
+            return
         self._helpers = HelperServer(
             self._listener,
             self._on_record,
@@ -206,7 +218,7 @@ class Daemon:
             slowly = self._notifier.may_close_slowly
             kept = self._helpers.hand_over(may_close_slowly=slowly)
             self._notifier.store(kept, even_hung_up=True)
-        else:
+        elif self._listener:
             self._listener.close()
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> object:
@@ -222,6 +234,8 @@ class Daemon:
     def _configure(self, config: Config) -> None:
         self._config = config
         self._supervisor.configure(_settings(config))
+        self._listener = self._listener or self._take_listener(borne=SessiondError)
+        self._hear_helpers()
 
     def _on_change(self, before: SeatFacts) -> None:
         """Let the objects on the bus be those of now."""

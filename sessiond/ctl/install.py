@@ -1,8 +1,9 @@
 """``install`` and ``uninstall``: our data files in the system, and a list of what was put there.
 
 The list has each file's hash, so that what somebody has changed since is neither overwritten nor
-removed. New files are written beside their places first: what can fail, fails while nothing has
-changed. Nothing is started and nothing reloaded; the page says what is to be done.
+removed; nor is what Debian's package has put there since. New files are written beside their places
+first: what can fail, fails while nothing has changed. Nothing is started and nothing reloaded; the
+page says what is to be done.
 """
 
 import contextlib
@@ -12,7 +13,7 @@ import os
 import stat
 import sys
 from argparse import Namespace
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,7 @@ from sessiond.ctl.view import Cell, Page, Style, Table, safe
 from sessiond.errors import InstallError, NotPermittedError
 
 LIST: Final = Path("/var/lib/spice-sessiond/installed.json")
+_PACKAGED: Final = Path("/var/lib/dpkg/info/spice-sessiond.list")  # dpkg's own list (dpkg-query(1))
 _RELOAD: Final = ("systemctl daemon-reload", "udevadm control --reload", "systemctl reload dbus")
 _START: Final = f"systemctl enable --now {UNIT}"  # and its sockets, by Also=
 _STOP: Final = f"systemctl disable --now {UNIT} {' '.join(SOCKETS)}"
@@ -43,6 +45,7 @@ def install(options: Namespace) -> Page:
     Raises InstallError or NotPermittedError when nothing was changed.
     """
     root, prefix = options.root, options.prefix
+    packaged = _packaged(root)
     # What is staged for another root finds its programs there, under the prefix.
     programs = _own_programs() if root == Path("/") else prefix / "bin"
     files = data_files(prefix, programs)
@@ -51,7 +54,7 @@ def install(options: Namespace) -> Page:
     _write(files, earlier, root)
     written = [str(file.target) for file in files]
     more = {path: earlier.files[path] for path in earlier.files.keys() - set(written)}
-    done = [("wrote", path) for path in written] + _remove(more, root)
+    done = [("wrote", path) for path in written] + _remove(more, root, packaged)
     _remove_folders(earlier.folders, root)
     return _page(done, (*_RELOAD, _START) if root == Path("/") else ())
 
@@ -59,19 +62,21 @@ def install(options: Namespace) -> Page:
 def uninstall(options: Namespace) -> Page:
     """Take away what is as it was put in place, and the folders that are empty then.
 
-    Raises InstallError or NotPermittedError when nothing was changed.
+    What is the Debian package's now is kept. Raises InstallError or NotPermittedError when nothing
+    was changed.
     """
     root = options.root
+    packaged = _packaged(root)
     installed = _read(root)
     if not installed.files:
         raise InstallError(f"nothing is installed here: there is no {_below(root, LIST)}")
-    if enabled := _enabled(root):
+    if enabled := _enabled(root, packaged):
         raise InstallError(f"{enabled} is enabled. First: {_STOP}")
     for path in (*installed.files, str(LIST)):
         folder = _below(root, path).parent
         if folder.is_dir() and not os.access(folder, os.W_OK, effective_ids=True):
             raise NotPermittedError(f"cannot remove files in {folder}")
-    done = _remove(installed.files, root)
+    done = _remove(installed.files, root, packaged)
     _below(root, LIST).unlink()
     _remove_folders(installed.folders, root)
     return _page(done, _RELOAD if root == Path("/") else ())
@@ -94,8 +99,18 @@ def _own_programs() -> Path:
     return folder
 
 
-def _below(root: Path, path: str | Path) -> Path:
+def _in(root: Path, path: str | Path) -> Path:
     return root / str(path).lstrip("/")
+
+
+def _below(root: Path, path: str | Path) -> Path:
+    """Return where it is in ``root``. Raises InstallError where links lead out of that."""
+    place = _in(root, path)
+    folder = os.path.realpath(place.parent)
+    if place != root and not Path(folder).is_relative_to(os.path.realpath(root)):
+        text = f"{place.parent} leads out of {root}, to {folder}"
+        raise InstallError(f"{text}: links in there have to be relative")
+    return place
 
 
 def _read(root: Path) -> Installed:
@@ -109,6 +124,22 @@ def _read(root: Path) -> Installed:
         raise NotPermittedError(f"cannot read {path}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InstallError(f"{path} is not the list of an installation: {error}") from error
+
+
+def _packaged(root: Path) -> frozenset[Path]:
+    """Return what dpkg knows of our Debian package. Raises InstallError."""
+    try:
+        names = _below(root, _PACKAGED).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return frozenset()
+    except OSError as error:
+        raise InstallError(f"cannot read {error.filename}: {error.strerror}") from error
+    return frozenset(_real(_in(root, name)) for name in names)
+
+
+def _real(path: Path) -> Path:
+    """Return a file's one name: the package's /lib is /usr/lib on most systems."""
+    return Path(os.path.realpath(path.parent), path.name)
 
 
 def _refuse_others(files: Iterable[DataFile], earlier: Installed, root: Path) -> None:
@@ -195,34 +226,43 @@ def _missing_folders(targets: Iterable[Path], root: Path) -> list[str]:
     return sorted(folder for folder in wanted if not _below(root, folder).is_dir())
 
 
-def _remove(files: Mapping[str, str], root: Path) -> list[tuple[str, str]]:
+def _remove(
+    files: Mapping[str, str], root: Path, packaged: Container[Path]
+) -> list[tuple[str, str]]:
     """Remove what is as it was put there; return for each path what was done, and the path."""
-    return [(_remove_file(_below(root, path), files[path]), path) for path in sorted(files)]
+    return [(_remove_file(root, path, files[path], packaged), path) for path in sorted(files)]
 
 
-def _remove_file(path: Path, expected: str) -> str:
+def _remove_file(root: Path, name: str, expected: str, packaged: Container[Path]) -> str:
     try:
+        path = _below(root, name)
         if not os.path.lexists(path):
             return "was gone"
+        if _real(path) in packaged:
+            return "kept, for it is the Debian package's"
         if not _is_ours(path, expected):
             return "kept, for it was changed"
         path.unlink()
     except OSError as error:
         return f"kept: {error.strerror}"
+    except InstallError as error:
+        return f"kept: {error}"
     return "removed"
 
 
 def _remove_folders(folders: Iterable[str], root: Path) -> None:
     for folder in sorted(folders, reverse=True):
-        with contextlib.suppress(OSError):  # others have put something there
+        # Others have put something there, or a link out of the root.
+        with contextlib.suppress(OSError, InstallError):
             _below(root, folder).rmdir()
 
 
-def _enabled(root: Path) -> str:
+def _enabled(root: Path, packaged: Container[Path]) -> str:
     """Return the name of a unit of ours that systemd's links lead to; "" if there is none."""
     for link in sorted(_below(root, _UNITS_LINKS).rglob("*")):
-        if link.is_symlink() and Path(os.readlink(link)).name in {UNIT, *SOCKETS}:
-            return Path(os.readlink(link)).name
+        target = Path(os.readlink(link)) if link.is_symlink() else Path()
+        if target.name in {UNIT, *SOCKETS} and _real(_in(root, target)) not in packaged:
+            return target.name
     return ""
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from sessiond.errors import SessiondError, UsageError
+from sessiond.helper.origin import Peer, peer_of
 from sessiond.transport.drops import refuse_descriptors
 from sessiond.transport.fds import OwnedFd
 
@@ -34,6 +35,10 @@ class SocketInUseError(SessiondError):
     """Another program listens at the name."""
 
 
+class SocketTakenError(SocketInUseError):
+    """It is a user's, or nobody can say whose: every user may take an abstract name."""
+
+
 class _NotOursError(Exception):
     """An inherited descriptor is not the socket; the text says why."""
 
@@ -43,7 +48,7 @@ def take_listener(name: str, inherited: Mapping[str, OwnedFd]) -> socket.socket:
 
     ``name`` is an abstract one, such as @name; ``inherited`` is what systemd handed over, by its
     names. What is taken of it is closed there; what is not the right socket is left alone. Raises
-    UsageError, SocketInUseError, or SessiondError.
+    UsageError, SocketInUseError, SocketTakenError, or SessiondError.
     """
     if not name.startswith("@") or len(name) < 2:
         raise UsageError(f"{name!r} is not the name of an abstract socket, such as @name")
@@ -132,10 +137,33 @@ def _made(name: str, address: bytes) -> socket.socket:
     except OSError as error:
         sock.close()
         if error.errno == errno.EADDRINUSE:
-            text = (
-                f"{name} is in use: another spice-sessiond, or a spice-streaming-agent, listens "
-                "there (`ss -xlp` tells which)"
-            )
-            raise SocketInUseError(text) from None
+            raise _in_use(name, _listener_at(address)) from None
         raise SessiondError(f"{name} cannot be listened at: {error.strerror or error}") from None
+    log.info("listening on %s", name)
     return sock
+
+
+def _listener_at(address: bytes) -> Peer | None:
+    """Return who called listen(2) there (unix(7), SO_PEERCRED); None where nobody can say.
+
+    That is where it does not listen at all, and where its queue is full: it is not waited for.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.setblocking(False)
+        try:
+            sock.connect(address)
+        except OSError:
+            return None
+        return peer_of(sock)
+
+
+def _in_use(name: str, peer: Peer | None) -> SocketInUseError:
+    if peer and peer.uid in {0, os.geteuid()}:
+        text = (
+            f"{name} is in use: another spice-sessiond, or a spice-streaming-agent, listens "
+            "there (`ss -xlp` tells which)"
+        )
+        return SocketInUseError(text)
+    whose = f"uid {peer.uid}, pid {peer.pid}" if peer else "a program that does not say whose it is"
+    remedy = "end that program (`ss -xlp` tells more), then `spice-sessionctl reload`"
+    return SocketTakenError(f"{name} was taken by {whose}: {remedy}")

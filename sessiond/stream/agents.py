@@ -1,7 +1,7 @@
 """Who has an agent, who is about to have one, and which of them stay though they are not shown."""
 
 import asyncio
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -14,12 +14,13 @@ class Agents:
     """The agents by their keys, at most one for each.
 
     A key is being looked up from ``look_up`` to ``end_look_up``: how its agent is started is being
-    found out elsewhere.
+    found out elsewhere. That cannot be broken off, and so is not begun again before it is over.
     """
 
     def __init__(self) -> None:
         self._running: dict[str, Agent] = {}
-        self._looked_up: set[str] = set()
+        self._looked_up: dict[str, asyncio.TimerHandle] = {}
+        self._late: set[str] = set()  # of those: they take longer than they should
         self._outdated: set[str] = set()  # of those: something was told meanwhile
         self._has_ended = asyncio.Event()
 
@@ -42,7 +43,7 @@ class Agents:
 
     def phases(self) -> dict[str, Phase]:
         """Return what each is about."""
-        return dict.fromkeys(self._looked_up, Phase.OPENING) | {it.key: _phase(it) for it in self}
+        return dict.fromkeys(self._looked_up, Phase.LOOKED_UP) | {it.key: _phase(it) for it in self}
 
     def add(self, agent: Agent) -> None:
         """Take note of one that was started."""
@@ -59,24 +60,35 @@ class Agents:
             self._has_ended.clear()
             await self._has_ended.wait()
 
-    def look_up(self, key: str) -> None:
-        """Take note that it is being found out how this one's agent is started."""
-        self._looked_up.add(key)
+    def look_up(self, key: str, limit: float, on_late: Callable[[], None]) -> None:
+        """Take note that it is being found out how this one's agent is started.
 
-    def is_looked_up(self, key: str) -> bool:
-        """Whether that is not known yet."""
-        return key in self._looked_up
+        ``on_late`` is called if that takes longer than ``limit`` seconds.
+        """
+        loop = asyncio.get_running_loop()
+        self._looked_up[key] = loop.call_later(limit, self._be_late, key, on_late)
+
+    def is_late(self, key: str) -> bool:
+        """Whether it takes longer than that."""
+        return key in self._late
 
     def outdate(self, key: str) -> None:
         """Let what is being found out be found out again."""
-        self._outdated |= {key} & self._looked_up
+        self._outdated |= {key} & self._looked_up.keys()
 
     def end_look_up(self, key: str) -> bool:
         """Take note that it is over; return whether it counts, or is to be made again."""
         is_outdated = key in self._outdated
-        self._looked_up.discard(key)
+        timer = self._looked_up.pop(key, None)
+        if timer:
+            timer.cancel()
+        self._late.discard(key)
         self._outdated.discard(key)
         return not is_outdated
+
+    def _be_late(self, key: str, on_late: Callable[[], None]) -> None:
+        self._late.add(key)
+        on_late()
 
 
 def _phase(agent: Agent) -> Phase:

@@ -12,8 +12,9 @@ PLACEHOLDER: Final = "placeholder"  # no session's id: logind's are numbers, or 
 
 
 class Phase(enum.Enum):
-    """What an agent is about."""
+    """What an agent is about; one that is looked up is not there yet, and cannot be stopped."""
 
+    LOOKED_UP = enum.auto()
     OPENING = enum.auto()
     READY = enum.auto()
     ACTIVE = enum.auto()
@@ -53,7 +54,7 @@ def reconcile(wanted: Wanted, running: Mapping[str, Phase]) -> list[Action]:
     actions += [
         Action("stop", key)
         for key, phase in running.items()
-        if phase is not Phase.STOPPING and key not in wishes
+        if phase not in {Phase.LOOKED_UP, Phase.STOPPING} and key not in wishes
     ]
     actions += [Action("launch", key) for key in sorted(wanted.run) if key not in running]
     if running.get(show) is Phase.READY:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from sessiond.model import Counters, Decision, Display, Reason, Session, State, Status
-from sessiond.stream.agent import Agent, AgentStart, Exit
+from sessiond.stream.agent import READY_TIMEOUT, Agent, AgentStart, Exit
 from sessiond.stream.agents import Agents, Recency, own_memory
 from sessiond.stream.keep import KeptPort
 from sessiond.stream.port import HostPort
@@ -151,6 +151,10 @@ class Supervisor:
         # Who is gone is forgotten; for whom something is new, it is tried again soon.
         self._troubles.forgive(self._troubles.keys() - sessions.keys())
         self._troubles.hurry(changed)
+        # What is being found out about another account, or one that has left, is not to be used.
+        for key, it in self._sessions.items():
+            if key not in sessions or sessions[key].uid != it.uid:
+                self._agents.outdate(key)
         self._is_informed = True
         had, self._decision, self._sessions = self._decision, decision, sessions
         if had.session != decision.session:
@@ -328,7 +332,9 @@ class Supervisor:
         others = {
             key
             for key, phase in self._agents.phases().items()
-            if phase is not Phase.STOPPING and key in alive - {front}
+            if phase is not Phase.STOPPING
+            and not self._agents.is_late(key)
+            and key in alive - {front}
         }
         return (alive & {front}) | self._recency.latest(self._settings.keep_warm, among=others)
 
@@ -336,8 +342,19 @@ class Supervisor:
         """Return what a client has to be told instead of a picture; empty for nothing."""
         session = self._decision.session
         if session:
-            return self._troubles.explain(session)[1]
+            return self._trouble_of(session)[1]
         return "" if self._grace or not self._is_informed else self._decision.text
+
+    def _trouble_of(self, session: str) -> tuple[Reason | None, str]:
+        """Return what keeps a session's agent from working; None and "" for nothing."""
+        if not self._agents.is_late(session):
+            return self._troubles.explain(session)
+        account = self._sessions[session].user or self._sessions[session].uid
+        text = (
+            f"The user database has not answered for {READY_TIMEOUT:g} s about the account of "
+            f"{account}: the agent waits for it. `id {account}` asks the same."
+        )
+        return Reason.AGENT_TIMEOUT, text
 
     def _act(self, action: Action) -> None:
         log.debug("%s %s", action.verb, action.key)
@@ -347,12 +364,10 @@ class Supervisor:
                 self._placeholder_text = self._sentence()
                 self._launch(self._parts.placeholder(self._placeholder_text))
             case "launch":
-                self._agents.look_up(action.key)
+                self._agents.look_up(action.key, READY_TIMEOUT, self._settle)
                 self._parts.prepare(self._sessions[action.key], self._prepared)
             case "stop" if agent:
                 agent.stop()
-            case "stop":
-                self._agents.end_look_up(action.key)
             case "pause" if agent:
                 agent.pause()
                 self._port.drop_waiting()
@@ -363,10 +378,11 @@ class Supervisor:
                 agent.activate(self._serial, self._codecs, quality=self._quality)
 
     def _prepared(self, start: AgentStart) -> None:
-        if self._agents.is_looked_up(start.key) and not self._is_closed:
-            if self._agents.end_look_up(start.key):
-                self._launch(start)
-            self._settle()
+        wanted = self._wanted()  # who is not any more, has come too late
+        is_current = self._agents.end_look_up(start.key)
+        if is_current and not self._is_closed and start.key in wanted.run | wanted.keep:
+            self._launch(start)
+        self._settle()
 
     def _launch(self, start: AgentStart) -> None:
         try:
@@ -452,7 +468,7 @@ class Supervisor:
             decided if is_paused else (None, ""),
             (self._port_reason, self._port_text),
             decided,
-            self._troubles.explain(session),
+            self._trouble_of(session),
             (None if self._codecs else Reason.HOST_NOT_ASKING, "No client is connected."),
             (
                 None if agent and agent.ready else Reason.AGENT_STARTING,

@@ -37,6 +37,14 @@ COMP_LINE="spice-sessionctl unin" COMP_POINT=21 COMP_TYPE=9
 _python_argcomplete spice-sessionctl
 echo "${COMPREPLY[@]}"
 """
+UNITS: Final = "usr/lib/systemd/system"
+HELPER: Final = "/etc/xdg/autostart/spice-session-helper.desktop"
+OVERWRITTEN: Final = """\
+mkdir /var/lib/spice-sessiond
+hash() { sha256sum "$1" | cut -d " " -f 1; }
+printf '{"files": {"%s": "%s", "%s": "%s"}, "folders": ["/var/lib/spice-sessiond"]}' \
+    "$1" "$(hash "$1")" "$2" "$(hash "$2")" > /var/lib/spice-sessiond/installed.json
+"""
 SYSTEMD: Final = ("deb-systemd-invoke", "systemctl", "udevadm")
 
 
@@ -173,6 +181,29 @@ def test_package_is_installed_upgraded_and_purged(machine: Machine, deb: Path) -
     assert not machine.do("find", "/etc/systemd", "-lname", "*spice-sessiond*")
     machine.do(*install)
     assert machine.written() == once
+    machine.do("dpkg", "--purge", "spice-sessiond")
+    assert machine.written() == before
+
+
+def test_what_pip_has_installed_has_to_go_first(
+    machine: Machine, deb: Path, programs: Path
+) -> None:
+    before = machine.written()
+    machine.do(programs / "spice-sessionctl", "install")
+    once = machine.written()
+    refused = machine.run("dpkg", "--install", "--force-depends", deb)
+    assert refused.returncode != 0
+    assert "First, as root: spice-sessionctl uninstall\n" in refused.stderr
+    assert machine.written() == once
+    machine.do(programs / "spice-sessionctl", "uninstall")
+    machine.do("dpkg", "--install", "--force-depends", deb)
+    packaged = machine.written()
+    # As a package without that question has done: files of one name, and some the same.
+    machine.do("sh", "-euc", OVERWRITTEN, "sh", f"/{UNITS}/{SERVICE}", HELPER)
+    said = machine.do("/usr/bin/spice-sessionctl", "uninstall")
+    for name in (f"/{UNITS}/{SERVICE}", HELPER):
+        assert f"kept, for it is the Debian package's {name}\n" in said
+    assert machine.written() == packaged
     machine.do("dpkg", "--purge", "spice-sessiond")
     assert machine.written() == before
 

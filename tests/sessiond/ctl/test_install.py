@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -224,6 +225,69 @@ def test_what_was_changed_since_is_kept(root: Path, capsys: pytest.CaptureFixtur
     assert not (root / "usr/local/share").exists()
 
 
+def test_what_dpkg_has_put_there_since_is_kept(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / "usr/lib").mkdir(parents=True)
+    (root / "lib").symlink_to("usr/lib")
+    assert run("install", root, "--prefix=/usr") == Exit.OK
+    theirs = [f"/{UNIT}", "/etc/xdg/autostart/spice-session-helper.desktop"]
+    listed = root / "var/lib/dpkg/info/spice-sessiond.list"
+    listed.parent.mkdir(parents=True)
+    listed.write_text("\n".join(["/.", "/lib", "/lib/systemd", *theirs, ""]))
+    capsys.readouterr()
+    assert run("uninstall", root) == Exit.OK
+    said = capsys.readouterr().out.splitlines()
+    kept = [line.split()[-1] for line in said if line.startswith("kept, for it is the Debian pa")]
+    assert kept == [theirs[1], f"/usr/{UNIT}"]
+    for name in theirs:
+        assert (root / name.lstrip("/")).is_file()
+    assert not (root / "usr" / UNIT).with_suffix(".socket").exists()
+    assert not (root / "var/lib/spice-sessiond").exists()
+
+
+@pytest.mark.parametrize("link", ["var", "usr/local", "etc/xdg/autostart"])
+def test_a_link_that_leads_out_of_the_root(
+    root: Path, link: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As /var/run -> /run is in many a root: of this machine it is another folder."""
+    (root / link).parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(root / link, ignore_errors=True)
+    (root / link).symlink_to(tmp_path)
+    before = tree(root)
+    assert run("install", root) == Exit.FAILED
+    [said] = capsys.readouterr().err.splitlines()
+    assert f" leads out of {root}, to {tmp_path}" in said
+    assert tree(root) == before
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_link_that_leads_out_of_the_root_since(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("install", root, "--prefix=/opt/spice") == Exit.OK
+    away = tmp_path / "spice"
+    (root / "opt/spice").rename(away)
+    (root / "opt/spice").symlink_to(away)
+    before, outside = tree(root), tree(away)
+    assert run("uninstall", root) == Exit.FAILED
+    assert f"leads out of {root}" in capsys.readouterr().err
+    assert tree(root) == before
+    assert run("install", root) == Exit.OK
+    assert "kept: " in capsys.readouterr().out
+    assert tree(away) == outside
+
+
+def test_a_link_within_the_root_is_followed(root: Path) -> None:
+    (root / "srv").mkdir()
+    (root / "var").symlink_to("srv")
+    before = tree(root)
+    assert run("install", root) == Exit.OK
+    assert (root / "srv/lib/spice-sessiond/installed.json").is_file()
+    assert run("uninstall", root) == Exit.OK
+    assert tree(root) == before
+
+
 def test_while_it_is_enabled_nothing_is_taken_away(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -236,7 +300,13 @@ def test_while_it_is_enabled_nothing_is_taken_away(
     assert run("uninstall", root) == Exit.FAILED
     assert "systemctl disable --now spice-sessiond.service" in capsys.readouterr().err
     assert tree(root) == before
+    # dpkg's unit of that name is another.
+    listed = root / "var/lib/dpkg/info/spice-sessiond.list"
+    listed.parent.mkdir(parents=True)
+    listed.write_text(f"/{Path(UNIT).with_name(link.name)}\n")
+    assert run("uninstall", root) == Exit.FAILED
     link.unlink()
+    link.symlink_to(f"/{Path(UNIT).with_name(link.name)}")
     assert run("uninstall", root) == Exit.OK
 
 

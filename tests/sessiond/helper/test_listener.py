@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sessiond.errors import UsageError
-from sessiond.helper.listener import SocketInUseError, take_listener
+from sessiond.helper.listener import SocketInUseError, SocketTakenError, take_listener
 from sessiond.transport.fds import OwnedFd
 from sessiond.wire.helper import NAME
-from tests.sessiond.helper.peers import ROOT, address, fresh_name
+from tests.sessiond.helper.peers import NOBODY, ROOT, address, fresh_name, peer, wait_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,16 +39,23 @@ client, _ = sock.accept()
 client.sendall(client.recv(100))
 """
 
+LISTEN = """
+sock.bind(sys.argv[1].replace("@", chr(0), 1))
+sock.listen()
+print("listening", flush=True)
+sys.stdin.read()
+"""
+
 
 @pytest.fixture
 def name() -> str:
     return fresh_name()
 
 
-def listening(at: bytes | str) -> socket.socket:
+def listening(at: bytes | str, backlog: int = 128) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX)
     sock.bind(at)
-    sock.listen()
+    sock.listen(backlog)
     return sock
 
 
@@ -83,11 +90,26 @@ def test_only_abstract_names(wrong: str) -> None:
 
 
 def test_a_name_in_use(name: str) -> None:
-    with (
-        listening(address(name)),
-        pytest.raises(SocketInUseError, match=f"{name} is in use: another spice-sessiond, or a"),
-    ):
+    words = f"{name} is in use: another spice-sessiond, or a"
+    with listening(address(name)), pytest.raises(SocketInUseError, match=words) as raised:
         take_listener(name, {})
+    assert raised.type is SocketInUseError
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="without root everybody is us")
+def test_a_name_that_another_user_has_taken(name: str) -> None:
+    with peer(name, LISTEN, uid=NOBODY) as other:
+        assert wait_line(other) == b"listening\n"
+        words = f"{name} was taken by uid {NOBODY}, pid {other.pid}: end that program"
+        with pytest.raises(SocketTakenError, match=words):
+            take_listener(name, {})
+
+
+def test_who_listens_is_not_waited_for(name: str) -> None:
+    with listening(address(name), backlog=0), socket.socket(socket.AF_UNIX) as first:
+        first.connect(address(name))  # one is one more than the queue takes in
+        with pytest.raises(SocketTakenError, match="does not say whose it is: end that program"):
+            take_listener(name, {})
 
 
 @pytest.mark.parametrize("given_name", ["helper", "spice-streaming-agent.socket", "unknown"])
@@ -157,7 +179,7 @@ def test_one_that_does_not_listen_is_left_alone(
     deaf = socket.socket(socket.AF_UNIX)
     deaf.bind(address(name))
     with given(deaf) as wrong:
-        with pytest.raises(SocketInUseError):
+        with pytest.raises(SocketTakenError):
             take_listener(name, {"helper": wrong})
         assert "is left alone: it does not listen" in caplog.text
         wrong.fileno()

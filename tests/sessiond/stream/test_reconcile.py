@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from sessiond.stream.reconcile import PLACEHOLDER, Action, Phase, Wanted, reconcile
 
-OPENING, READY, ACTIVE, STOPPING = Phase.OPENING, Phase.READY, Phase.ACTIVE, Phase.STOPPING
+LOOKED_UP, OPENING, READY, ACTIVE, STOPPING = Phase
 KEYS = ("1", "2", "c1", PLACEHOLDER)
 Running = dict[str, Phase]
 
@@ -27,6 +27,8 @@ def wanted(run: str = "", keep: str = "", show: str = "") -> Wanted:
         (wanted("1", show="1"), {"1": ACTIVE}, ""),
         (wanted("1", show="1"), {"1": STOPPING}, ""),
         (wanted("1"), {"1": ACTIVE}, "pause 1"),
+        (wanted("1", show="1"), {"1": LOOKED_UP}, ""),
+        (wanted(), {"1": LOOKED_UP}, ""),
         (wanted(), {"1": OPENING}, "stop 1"),
         (wanted(), {"1": READY}, "stop 1"),
         (wanted(), {"1": ACTIVE}, "pause 1, stop 1"),
@@ -62,7 +64,7 @@ def act(action: Action, running: Running) -> None:
     match action.verb:
         case "launch":
             assert phase is None
-            running[action.key] = OPENING
+            running[action.key] = LOOKED_UP
         case "pause":
             assert phase is ACTIVE
             running[action.key] = READY
@@ -90,7 +92,7 @@ def test_unwanted_are_silenced_and_ended(wish: Wanted, running: Running) -> None
     for key, phase in running.items():
         assert phase is not ACTIVE or key == wish.show
         if key not in wish.run | wish.keep and key in was:
-            assert phase is STOPPING
+            assert phase in {LOOKED_UP, STOPPING}
 
 
 @given(WISHES, RUNNING)
@@ -100,16 +102,18 @@ def test_nothing_is_left_to_do_after_all_steps(wish: Wanted, running: Running) -
     assert not reconcile(wish, running)
 
 
-@given(SENSIBLE, RUNNING, st.lists(st.integers(0, 3), min_size=20, max_size=20))
+@given(SENSIBLE, RUNNING, st.lists(st.integers(0, 3), min_size=30, max_size=30))
 def test_wanted_state_is_reached(wish: Wanted, running: Running, order: list[int]) -> None:
     for turn in order:
         for action in reconcile(wish, running):
             act(action, running)
-        pending = sorted(key for key, it in running.items() if it in {OPENING, STOPPING})
+        pending = sorted(key for key, it in running.items() if it in {LOOKED_UP, OPENING, STOPPING})
         if not pending:
             break
         key = pending[turn % len(pending)]
-        if running[key] is OPENING:
+        if running[key] is LOOKED_UP and key in wish.run | wish.keep:
+            running[key] = OPENING
+        elif running[key] is OPENING:
             running[key] = READY
         else:
             del running[key]

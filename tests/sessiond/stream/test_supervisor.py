@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from sessiond.model import Decision, Reason, Session, Status
-from sessiond.stream import launch, port
+from sessiond.stream import launch, port, supervisor
 from sessiond.stream.agent import STOPPED, Agent, AgentStart
 from sessiond.stream.freshness import Freshness
+from sessiond.stream.reconcile import PLACEHOLDER
 from sessiond.stream.supervisor import Parts, Settings, Supervisor
 from sessiond.transport.edge import EdgePoller
 from sessiond.wire import device
@@ -59,11 +60,19 @@ while piece := link.recv(4096):
             is_told = is_told or bool(signal.sigwait([signal.SIGUSR1]))
             message({int(device.Type.DATA)}, bytes(size))
 """
-# Nobody here shows a sentence.
+UNANSWERED: Final = "The user database has not answered for 0.01 s about the account of 1000:"
+# Nobody here shows a sentence, but where a test wants one.
 SETTINGS: Final = Settings(grace=0.0, when_idle="close")
 SESSIONS: Final = MappingProxyType({
     id_: Session(id=id_, path=f"/{id_}", uid=1000, gid=1000) for id_ in ("big", "small", *"12345")
 })  # fmt: skip
+
+
+def start_of(key: str) -> AgentStart:
+    """Return how an agent with a part to play is started."""
+    size = BIG if key == "big" else SMALL
+    command = ["/usr/bin/python3", "-I", "-S", "-c", AGENT, str(size)]
+    return AgentStart(key, command, {}, Config(key, 1000))
 
 
 @dataclass
@@ -78,6 +87,7 @@ class Around:
     statuses: list[Status] = field(default_factory=list)
     signal: Signal = field(default_factory=Signal)
     frames: list[int] = field(default_factory=list)  # the sizes that the host has read
+    sentences: list[str] | None = None  # that were shown; a test that wants one makes the list
 
     def show(self, session: str) -> None:
         """Decide that this session is shown."""
@@ -85,9 +95,7 @@ class Around:
 
     def launch(self, session: str) -> None:
         """Answer how a session's agent is started."""
-        size = BIG if session == "big" else SMALL
-        command = ["/usr/bin/python3", "-I", "-S", "-c", AGENT, str(size)]
-        self.prepared[session](AgentStart(session, command, {}, Config(session, 1000)))
+        self.prepared[session](start_of(session))
 
     async def show_new(self, session: str) -> None:
         """Show a session that has no agent yet, and wait until it has."""
@@ -126,8 +134,14 @@ async def around(settings: Settings = SETTINGS) -> AsyncIterator[Around]:
         it.listen()
         prepared: dict[str, Callable[[AgentStart], None]] = {}
 
+        def show_sentence(text: str) -> AgentStart:
+            assert made.sentences is not None, text
+            made.sentences.append(text)
+            return start_of(PLACEHOLDER)
+
         def on_agent(key: str, pid: int) -> None:
-            assert key not in made.pids
+            assert key not in made.pids or made.ends[key] == STOPPED
+            made.ends.pop(key, None)
             made.pids[key] = pid
 
         def on_agent_end(key: str, pid: int, _status: int, reason: str) -> None:
@@ -142,7 +156,7 @@ async def around(settings: Settings = SETTINGS) -> AsyncIterator[Around]:
         parts = Parts(
             port_path=path,
             prepare=lambda session, ready: prepared.update({session.id: ready}),
-            placeholder=lambda text: pytest.fail(f"a placeholder: {text}"),
+            placeholder=show_sentence,
             reread=lambda _id: None,
             on_status=on_status,
             on_agent=on_agent,
@@ -237,6 +251,79 @@ async def test_a_look_up_that_a_helper_has_overtaken_is_made_again() -> None:
             it.launch("small")
             assert not it.pids, "what it would be started with is out of date"
             it.launch("small")
+            await it.until_reason(Reason.OK)
+
+
+@in_loop
+async def test_a_look_up_that_hangs_is_told_and_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "READY_TIMEOUT", 0.01)
+    async with around(replace(SETTINGS, when_idle="placeholder")) as it:
+        it.sentences = []
+        with watching_host(it) as host:
+            it.show("1")
+            hanging = it.prepared.pop("1")
+            await it.until_reason(Reason.AGENT_TIMEOUT)
+            await it.signal.until(lambda: it.supervisor._agents.active() is not None)
+            os.kill(it.pids[PLACEHOLDER], signal.SIGUSR1)
+            await it.read_frames(host, 1)
+            told = it.statuses[-1].text
+            assert told.startswith(UNANSWERED)
+            assert it.sentences == [told]
+            await it.show_new("2")
+            it.show("1")
+            await it.until_reason(Reason.AGENT_TIMEOUT)
+            it.supervisor.restart_agent()
+            it.supervisor.on_new_display()
+            assert "1" not in it.prepared, "it was asked a second time"
+            hanging(start_of("1"))
+            await it.until_reason(Reason.OK)
+            assert it.statuses[-1].agent_pid == it.pids["1"]
+
+
+@in_loop
+async def test_who_hangs_in_a_look_up_takes_nobodys_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with around(replace(SETTINGS, keep_warm=1)) as it:
+        with watching_host(it):
+            await it.show_new("1")
+            monkeypatch.setattr(supervisor, "READY_TIMEOUT", 0.01)
+            it.show("2")
+            await it.until_reason(Reason.AGENT_TIMEOUT)
+            await it.show_new("3")
+            it.launch("2")
+            await turns(3)
+            assert it.pids.keys() == {"1", "3"}
+            assert not it.ends
+            it.prepared.pop("2")
+            await it.show_new("2")
+
+
+@in_loop
+async def test_who_was_in_front_a_moment_ago_gets_its_agent() -> None:
+    async with around() as it:
+        with watching_host(it):
+            it.show("1")
+            await it.show_new("2")
+            it.launch("1")
+            await it.signal.until(lambda: "1" in it.statuses[-1].displays)
+            assert it.statuses[-1].agent_pid == it.pids["2"]
+
+
+@pytest.mark.parametrize("between", [{}, {"2": SESSIONS["2"]}, SESSIONS])
+@in_loop
+async def test_a_look_up_of_another_account_starts_no_agent(between: dict[str, Session]) -> None:
+    anew = {**SESSIONS, "1": replace(SESSIONS["1"], uid=1001)}
+    async with around() as it:
+        with watching_host(it):
+            it.show("1")
+            first = it.prepared.pop("1")
+            await it.until_reason(Reason.AGENT_STARTING)
+            nobody = Decision("", Reason.NO_ACTIVE_SESSION, "No session is active.")
+            it.supervisor.on_decision(nobody, between, is_gap=False)
+            it.supervisor.on_decision(Decision("1"), anew, is_gap=False)
+            assert not it.prepared
+            first(start_of("1"))
+            assert not it.pids, "it would be the other account's"
+            it.launch("1")
             await it.until_reason(Reason.OK)
 
 
