@@ -69,8 +69,7 @@ def screen(guest: Guest) -> Iterator[Guest]:
 @pytest.fixture
 def daemon(guest: Guest) -> Iterator[Process]:
     with running_daemon(guest) as process:
-        for line in ("is open", "on the bus as"):
-            process.wait_for_output(line, stream="stderr", timeout=SLOW)
+        process.wait_for_output("is open", stream="stderr", timeout=SLOW)
         yield process
 
 
@@ -110,6 +109,7 @@ def holder(guest: Guest) -> Iterator[Process]:
 def running_daemon(guest: Guest) -> Iterator[Process]:
     process = guest.spawn(DAEMON, cwd=PROJECT)
     try:
+        process.wait_for_output("on the bus as", stream="stderr", timeout=SLOW)
         yield process
     finally:
         process.kill()
