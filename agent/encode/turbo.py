@@ -18,9 +18,12 @@ _BGRX: Final = 3  # TJPF_BGRX
 _SUBSAMPLINGS: Final = (0, 1, 2)  # TJSAMP_444, _422, _420
 _FLAGS: Final = 1024 | 4096  # TJFLAG_NOREALLOC, TJFLAG_ACCURATEDCT: the transform that Pillow uses
 
-# How that interface is asked for restart markers: a number of MCU rows, read at each call. Nobody
-# else in this process uses the library.
-_RESTART: Final = ("TJ_RESTART", "1")
+# How that interface is asked for restart markers, behind how many MCU rows; and what somebody else
+# may have asked for: with tables of its own, or in several scans, a strip has no segment that fits
+# into another picture. Read at each call. Nobody else in this process uses the library.
+_SETTINGS: Final = {
+    "TJ_RESTART": "1", "TJ_OPTIMIZE": "0", "TJ_ARITHMETIC": "0", "TJ_PROGRESSIVE": "0",
+}  # fmt: skip
 
 
 @functools.cache
@@ -40,7 +43,7 @@ def _load() -> ctypes.CDLL:
         pointer, pointer, number, number, number, number,
         ctypes.POINTER(pointer), ctypes.POINTER(size), number, number, number,
     ]  # fmt: skip
-    os.environ[_RESTART[0]] = _RESTART[1]
+    os.environ.update(_SETTINGS)
     return library
 
 

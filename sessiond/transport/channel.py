@@ -51,6 +51,9 @@ class Channel:
         self._fd = port.fd.fileno()
         self._poller = poller
         self._handler = handler
+        # A virtio port gives one of the host's buffers a read, however many there are (Linux,
+        # drivers/char/virtio_console.c: fill_readbuf).
+        self._gives_all = not port.waits_for_host
         self._heard = False
         self._reads_soon = False
         self._closed = False
@@ -138,8 +141,9 @@ class Channel:
             self._heard = True
             with memoryview(_SCRATCH) as view:
                 self._handler.on_bytes(view[:count])
-            if count < READ_SIZE and not may_have_ended:
-                return  # that was all; what comes later is another edge (epoll(7))
+            is_all = count < READ_SIZE and self._gives_all
+            if is_all and not may_have_ended:
+                return  # what comes later is another edge (epoll(7))
         # Only one such call at a time, however many events a busy peer causes until then.
         self._reads_soon = True
         asyncio.get_running_loop().call_soon(self._read_on)

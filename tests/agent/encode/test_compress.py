@@ -72,6 +72,16 @@ def test_what_the_library_refuses() -> None:
         TurboCompressor(80, 2).compress(frame, range(1))
 
 
+@pytest.mark.usefixtures("_anew")
+@pytest.mark.parametrize("name", ["TJ_OPTIMIZE", "TJ_ARITHMETIC", "TJ_PROGRESSIVE"])
+def test_what_the_environment_asks_the_library_for(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "1")
+    frame = frame_of(desktop(64, 64))
+    assert_same(TurboCompressor(80, 2).compress(frame, range(64)), plain(frame, 80))
+
+
 def test_compressor_goes_with_its_last_user() -> None:
     compressor = TurboCompressor(80, 2)
     gone = weakref.ref(compressor)
@@ -100,6 +110,6 @@ def test_pillow_where_it_writes_no_restart_markers(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(turbo, "_RESTART", ("TJ_RESTART", "0"))
+    monkeypatch.setitem(turbo._SETTINGS, "TJ_RESTART", "0")
     assert choose_compressor() is PillowCompressor
     assert caplog.messages[0].startswith("a picture has 0 restart markers, not 1: encoding by ")

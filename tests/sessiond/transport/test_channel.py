@@ -248,6 +248,20 @@ async def test_host_that_was_there_and_leaves(waiting: Peer) -> None:
 
 
 @in_loop
+async def test_each_read_gives_one_of_the_hosts_messages() -> None:
+    # As on a virtio port, though there is more: of both together there is one edge.
+    ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    peer = Peer(OpenPort(OwnedFd(ours.detach()), "port", waits_for_host=True), theirs.detach())
+    with peer.fd, Opened(peer) as (_, handler):
+        for text in (b"capabilities", b"start", b"stop"):
+            peer.write(text)
+        await handler.until(lambda: bool(handler.data))
+        await turns(20)
+        assert handler.data == b"capabilitiesstartstop"
+
+
+@in_loop
 async def test_flood_leaves_the_loop_its_turns() -> None:
     peer = socket_peer()
     with peer.fd, Opened(peer) as (_, handler):
