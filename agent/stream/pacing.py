@@ -4,11 +4,16 @@ Frames go through three stages: captured, encoded, sent. The next frame is captu
 last is being encoded, and no frame is encoded before the one ahead of it has left, so that never
 more than one encoded frame exists. While the host takes nothing, nothing is captured either.
 
-A client drops a frame whose time comes while it still decodes the one before (spice-gtk does), and
-nothing replaces it until the screen changes again. So after a frame that the host took slowly,
-whose last bytes may have arrived just now, the next one keeps the distance of an interval. And the
-last of frames that came close after one another is sent once more when the screen has come to rest:
-whatever happened to it on its way, the last picture stands. So is one of less than full quality.
+A client drops a frame that comes after its time to be played, and one whose time comes while it
+still decodes the one before (spice-gtk does both); the server sets that time 0.4 s after it took
+the frame, however long the frame then waits for a slow line. Nothing replaces what was dropped
+until the screen changes again, and nobody tells. So after a frame that the host took slowly, whose
+last bytes may have arrived just now, the next one keeps the distance of an interval. And of frames
+that may have met one another on their way, the last is sent again once the screen has come to rest,
+a few times at growing distances: one of them finds the way free, and the last picture stands. The
+first frame of a stream counts as such, for the way may be full of what another stream has sent, and
+so does one of less than full quality. Any other frame, which only a moment of the client's or the
+line's own can cost, is sent again once, after a rest that a clock or a blinking cursor never takes.
 
 Where frames need credit, one is captured only when there is credit for it and for those ahead of
 it, so that a picture never waits for credit and grows old.
@@ -19,8 +24,10 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-CLOSE: Final = 0.1  # seconds between two frames; a slow client decodes one in less
-REST: Final = 0.5  # seconds; a client has played what it got by then (0.4 s in spice-server)
+REST: Final = 0.5  # seconds; a client plays a frame after 0.4, if nothing holds it up
+# Seconds; the last of the rests that double. Before a line of 10 Mbit/s the host's kernel holds
+# what takes 2.5 s, and a virtio port 3.5 s: their sum is over by 0.5 + 1 + 2 + 4.
+LONGEST_REST: Final = 4.0
 
 
 class Step(enum.Enum):
@@ -48,9 +55,12 @@ class Pacing:
     sending_since: float | None = None
     due: float = 0.0
     rest_until: float = 0.0  # after a frame that was sent slowly
-    sent_at: float = -math.inf  # when the last frame had left
+    sent_at: float = -math.inf  # when the last frame that was no repetition had left
+    rest: float = REST  # until the last frame is sent again; it was often enough beyond the longest
     repeat_at: float | None = None  # if nothing changes until then
-    is_repeat: bool = False  # what is on its way
+    is_again: bool = False  # what is captured is a repetition
+    is_overdue: bool = False  # what is captured is one if it turns out to be no news
+    is_repeat: bool = False  # the frame that is encoded or sent is one
     is_eased: bool = False  # the frame that is encoded or sent is of less than full quality
     room_wanted_since: float | None = None  # a frame went; there is no room for another one yet
     credit: float = math.inf  # frames that may still be sent; an encoded one has used its own
@@ -60,8 +70,8 @@ class Pacing:
         """Begin a stream: the whole screen is news, at once."""
         self.active = self.changed = True
         self.due = 0.0
-        self.captured = self.is_repeat = False
-        self.sent_at, self.repeat_at = -math.inf, None
+        self.captured = self.is_again = self.is_overdue = self.is_repeat = False
+        self.sent_at, self.rest, self.repeat_at = -math.inf, REST, None
         self.room_wanted_since = None
 
     def stop(self) -> None:
@@ -75,7 +85,8 @@ class Pacing:
         repetition of the frame before stands.
         """
         self.capturing = False
-        self.captured = usable and self.active and (is_news or self.is_repeat)
+        self.is_again = self.is_again or (self.is_overdue and not is_news)
+        self.captured = usable and self.active and (is_news or self.is_again)
 
     def on_encoded(self, now: float, *, usable: bool) -> None:
         """The encoder is free; the frame goes out now, if it is usable."""
@@ -87,11 +98,16 @@ class Pacing:
     def on_sent(self, now: float) -> None:
         """The frame has left. If that took long, what waits behind it may be out of date."""
         since, self.sending_since = self.sending_since, None
-        is_close = since is not None and since - self.sent_at < CLOSE
-        is_poor = is_close or self.is_eased
-        self.repeat_at = now + REST if is_poor and not self.is_repeat else None
-        self.sent_at = now
-        if since is not None and now - since > self.interval:
+        is_slow = since is not None and now - since > self.interval
+        if self.is_repeat:
+            self.rest *= 2
+        else:
+            is_close = since is not None and since - self.sent_at < REST
+            is_risky = is_close or is_slow or self.is_eased
+            self.rest = REST if is_risky else min(self.rest, LONGEST_REST)
+            self.sent_at = now
+        self.repeat_at = now + self.rest if self.rest <= LONGEST_REST else None
+        if is_slow:
             self.rest_until = now + self.interval
             self.captured = self.captured and not self.changed
 
@@ -127,13 +143,15 @@ class Pacing:
             return Step.NOTHING
         if step is Step.ENCODE:
             self.captured, self.encoding = False, True
+            self.is_repeat = self.is_again
         else:
             # On a steady beat while the screen keeps changing; from now on after a rest.
             is_on_beat = now - self.due < self.interval
             self.due = (self.due if is_on_beat else now) + self.interval
             # Once it is time for a repetition, what only looks like a change serves as one.
-            self.is_repeat = not self.changed or (self.repeat_at or math.inf) <= now
-            if self.is_repeat:
+            is_due = self.repeat_at is not None and self.repeat_at <= now
+            self.is_again, self.is_overdue = not self.changed, self.changed and is_due
+            if is_due:
                 self.repeat_at = None
             self.capturing, self.changed = True, False
         return step

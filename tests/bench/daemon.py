@@ -28,6 +28,7 @@ from tests.bench.usage import Memory, cpu_ns, memory, wakeups
 ASKED: Final = 1000  # questions a second
 ANSWERED: Final = 5.0  # seconds after which the last question has its answer
 SETTLE: Final = 2.0  # seconds until a start has left no trace
+AT_REST: Final = 9.0  # seconds until an agent has sent the last picture as often as it does
 REST: Final = 0.1  # seconds between two switches
 
 
@@ -121,7 +122,7 @@ def _switches(
 
 def _idle(place: Seat, seconds: float) -> tuple[int, int]:
     """Return the wake-ups of the daemon and of its agents, nothing moving."""
-    time.sleep(SETTLE)
+    time.sleep(AT_REST)
     pids = [place.daemon.pid, *place.agents()]
     before = [wakeups(pid) for pid in pids]
     time.sleep(seconds)

@@ -3,11 +3,14 @@
 import dataclasses
 import time
 from pathlib import Path
+from typing import Final
 
 from tests.bench.plan import Plan
 from tests.bench.processes import Child, Load
 from tests.bench.stage import WARM_UP, Stage, agent_run
 from tests.bench.usage import Usage, usage
+
+SETTLE: Final = 9.0  # seconds until the agent has sent the last picture as often as it does
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ def run_rest(plan: Plan, server: Child, display: str, directory: Path) -> Rest:
         (alone,) = _used([server.pid], seconds)
         with agent_run(stage, plan.program, plan.fps, keep=True) as run:
             run.wait_first()
-            time.sleep(1 + WARM_UP)
+            time.sleep(SETTLE)
             run.peer.ask("mark")
             used, agent = _used([server.pid, run.agent.pid], seconds)
             tally = run.peer.ask("mark")

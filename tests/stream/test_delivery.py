@@ -2,7 +2,8 @@
 
 The age of a picture is measured where its frame's last byte passes to the client, and again when
 the client has drawn it. The second includes the 0.4 s of playout delay that the server adds on its
-own, so that it leaves little of the 500 ms for a busy machine: the first is the sharp one.
+own: the first is the sharp one. Which pictures it draws is the client's to decide, for it drops
+those that it is late for; but the last one has to be among them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from tests.fixtures.agent import Agent, start_stream
-from tests.fixtures.drawing import SAMPLE, Canvas, bits_of, number_of
+from tests.fixtures.drawing import SAMPLE, Canvas, bits_of, number_in, number_of
+from tests.fixtures.newest import CountingScreen
 from tests.fixtures.relay import Relay
 from tests.fixtures.spice import SpiceHost, SpiceProbe
 from tests.fixtures.xserver import Xvfb
@@ -31,6 +33,9 @@ both = pytest.mark.parametrize("port", ["socket", "pty"], indirect=True)
 MODE: Final = "m800 40 800 840 968 1056 600 601 605 628"
 FRESH: Final = 0.5  # seconds
 PLAYOUT: Final = 0.4  # seconds; the server's
+SLOW: Final = 1.25e6  # bytes/s
+NOISE: Final = 60  # of 100: frames of some 145 kB, of which the line takes 8 a second
+MANY: Final = 75  # the number until which a slow line is full: 3 s
 HUNDREDS: Final = itertools.count(100, 100)
 """Where the next numbers begin: the screen is shared, and may show those of the last test."""
 
@@ -51,7 +56,10 @@ def wait_passed(relay: Relay, number: int, after: int) -> float:
 
 
 def assert_delivers(canvas: Canvas, relay: Relay, probe: SpiceProbe) -> range:
-    """Draw 20 pictures, each when the one before it has passed to the client; return which."""
+    """Draw 20 pictures, each when the one before it has passed to the client; return which.
+
+    All of them pass, and the last one is drawn.
+    """
     first = next(HUNDREDS)
     numbers = range(first, first + 20)
     drawn_at, passed_at = {}, {}
@@ -59,15 +67,22 @@ def assert_delivers(canvas: Canvas, relay: Relay, probe: SpiceProbe) -> range:
         mark = relay.now()
         drawn_at[number] = canvas.show_number(number)
         passed_at[number] = wait_passed(relay, number, mark)
-    shown_at = {
-        number: probe.wait_for("invalidate", after=-1, bits=bits_of(number))["t"]
-        for number in numbers
-    }
-    assert all(passed_at[number] - drawn_at[number] < FRESH for number in numbers)
-    ages = [shown_at[number] - drawn_at[number] for number in numbers]
-    assert statistics.median(ages) < FRESH
+    assert_shows(probe, numbers[-1])
+    assert statistics.median(passed_at[n] - drawn_at[n] for n in numbers) < FRESH
+    shown_at = first_shown(probe)
+    ages = [shown_at[number] - drawn_at[number] for number in numbers if number in shown_at]
+    assert statistics.median(ages) < FRESH + PLAYOUT
     assert min(ages) > PLAYOUT / 2, "the delay that this module's words rest on is gone"
     return numbers
+
+
+def first_shown(probe: SpiceProbe) -> dict[int, float]:
+    """Return when the client drew each number that it has drawn, for the first time."""
+    shown: dict[int, float] = {}
+    for event in probe.events:
+        if event["event"] == "invalidate":
+            shown.setdefault(number_in(event["bits"]), event["t"])
+    return shown
 
 
 @both
@@ -162,6 +177,20 @@ def test_after_the_hosts_restart(
                 with watch(relay) as probe:
                     assert_shows(probe, 2)
                     assert_delivers(canvas, relay, probe)
+
+
+def test_the_last_picture_stands_behind_a_slow_line(host: SpiceHost, port: Path) -> None:
+    # The host's kernel holds a second of this line and more, and the client drops what is so late.
+    with (
+        Xvfb(640, 480) as xserver,
+        start_stream(port, xserver.display),
+        Relay(host.port, rate=SLOW) as relay,
+        Canvas(xserver.display) as canvas,
+        watch(relay) as probe,
+    ):
+        with CountingScreen(canvas, noise=NOISE) as screen:
+            relay.wait_frame(lambda picture: number_of(picture) >= MANY, 30)
+        assert_shows(probe, max(screen.drawn))
 
 
 def resize(xserver: Xvfb) -> None:

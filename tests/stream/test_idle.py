@@ -31,15 +31,6 @@ def assert_silent(host: SpiceHost, seconds: float) -> None:
         host.wait_for("from-guest", seconds, after=mark)
 
 
-def wait_settled(host: SpiceHost) -> None:
-    """Wait until the guest has said nothing for a while."""
-    while True:
-        try:
-            host.wait_for("from-guest", SETTLED, after=host.now())
-        except EventTimeoutError:
-            return
-
-
 def test_after_stop_not_one_frame_more(
     agent: Agent, canvas: Canvas, host: SpiceHost, relay: Relay
 ) -> None:
@@ -49,7 +40,7 @@ def test_after_stop_not_one_frame_more(
         probe.close()
     agent.wait_line("stopped")
     host.wait_for("client-disconnected", clients=0)
-    wait_settled(host)
+    host.wait_silence("from-guest", SETTLED)
 
     cost = agent.context_switches()
     mark = host.now()

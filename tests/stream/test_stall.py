@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import signal
 from typing import TYPE_CHECKING, Final
@@ -13,7 +12,6 @@ from PIL import Image
 from sessiond.wire.device import Type
 from tests.fixtures.agent import Agent, start_stream
 from tests.fixtures.drawing import SAMPLE, Canvas, bits_of, number_of, numbered
-from tests.fixtures.processes import EventTimeoutError
 from tests.fixtures.relay import STREAM_DATA, Relay
 from tests.fixtures.spice import SpiceHost, SpiceProbe
 
@@ -76,15 +74,13 @@ def test_the_newest_picture_comes_when_it_thaws(
     # Frozen as it was, the agent has encoded nothing: what it holds is the frame that it began.
     assert not [line for line in agent.lines[said + 1 :] if "DATA" in line]
     host.thaw()
-    # On its surface: spice-gtk drops a frame whose time comes while it still decodes the one
-    # before it, and nothing else would follow.
-    probe.wait_for("invalidate", bits=bits_of(2))
+    # On its surface, though it may drop this or that frame: the last one is sent again.
     probe.wait_for("invalidate", bits=bits_of(22))
 
     numbers = [number_of(frame.picture()) for frame in relay.passed(STREAM_DATA, after=mark)]
     assert numbers[0] == 2, "the frame that was begun is finished"
     assert numbers[-1] == 22
-    assert len(numbers) <= 4, "the old ones are not sent late"
+    assert len(set(numbers)) <= 4, "the old ones are not sent late"
     sent = [event for event in host.events[thawed + 1 :] if event["event"] == "from-guest"]
     assert {event["type"] for event in sent} <= set(Type), "whole messages only"
     assert not [event for event in host.events if event["event"] == "guest-closed"]
@@ -112,17 +108,6 @@ def test_sigterm_ends_it_while_a_write_is_blocked(
     assert agent.wait_exit(1.0) == 0
 
 
-def show_until_drawn(canvas: Canvas, client: SpiceProbe) -> None:
-    """Draw until the client has caught up: frames that are late by then are dropped by it."""
-    for number in range(100, 110):
-        mark = client.now()
-        canvas.show_number(number)
-        with contextlib.suppress(EventTimeoutError):
-            client.wait_for("invalidate", 1.0, after=mark, bits=bits_of(number))
-            return
-    pytest.fail("the client draws nothing any more")
-
-
 def test_a_client_that_hangs_ends_nothing(
     agent: Agent, canvas: Canvas, host: SpiceHost, probe: SpiceProbe
 ) -> None:
@@ -133,5 +118,6 @@ def test_a_client_that_hangs_ends_nothing(
         for number in range(2, 32):
             canvas.show(with_noise(number))
         client.thaw()
-        show_until_drawn(canvas, client)
+        # Of the frames that it finds waiting most are late, and dropped by it; not so the last.
+        client.wait_for("invalidate", bits=bits_of(31))
     assert agent.process.poll() is None

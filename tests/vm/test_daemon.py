@@ -30,7 +30,7 @@ AGENT: Final = ["/usr/bin/env", f"PYTHONPATH={PROJECT}", "python3", "-m", "agent
 DAEMON: Final = ("python3", "-m", "sessiond", "--set", f"stream.agent={json.dumps(AGENT)}")
 POLICY: Final = "org.spice_space.Sessiond1.conf"
 UNIT: Final = "sessiond-test.service"
-# The screen full of noise, another one each time: each frame of it is a JPEG of 2 MB at quality 100.
+# The screen full of noise, another one each time: frames of 2 MB at quality 100.
 NOISE: Final = f"""
 import random
 from PIL import Image

@@ -1,12 +1,13 @@
 """When to capture and when to encode: a table, and what holds whatever happens."""
 
+import itertools
 from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.stream.pacing import CLOSE, REST, Pacing, Step
+from agent.stream.pacing import LONGEST_REST, REST, Pacing, Step
 
 INTERVAL = 10.0
 BEGIN = 1000.0  # a monotonic clock is far from 0 as a rule
@@ -70,7 +71,7 @@ STORIES: dict[str, Story] = {
         (1, "captured", [ENCODE]),
         (2, "encoded", []),
         (3, "sent", []),
-        (99, "time", []),
+        (3.4, "time", []),
     ],
     "a change after a rest is captured at once": [
         (0, "start", [CAPTURE]),
@@ -166,12 +167,12 @@ STORIES: dict[str, Story] = {
         (0, "start", [CAPTURE]),
         (0, "captured", [ENCODE]),
         (1, "encoded", []),
-        (2, "sent", []),
+        (9.9, "sent", []),
+        (10, "changed", [CAPTURE]),
+        (10.1, "same", []),
+        (10.2, "time", []),
         (20, "changed", [CAPTURE]),
-        (21, "same", []),
-        (99, "time", []),
-        (100, "changed", [CAPTURE]),
-        (101, "captured", [ENCODE]),
+        (21, "captured", [ENCODE]),
     ],
     "a new stream has its own first frame": [
         (0, "start", [CAPTURE]),
@@ -306,79 +307,151 @@ def test_whatever_happens(events: list[tuple[str, float]]) -> None:
     for one, after_next in zip(machine.captures, machine.captures[2:], strict=False):
         assert after_next - one >= INTERVAL - 1e-6
     # The last change is always shown in the end, if only everybody does his part.
-    for event in 4 * ["captured", "encoded", "sent", "time"]:
+    for event in 8 * ["captured", "encoded", "sent", "time"]:
         machine.now = max(machine.now, machine.pacing.wake_at or 0.0)
         machine.act(event)
     assert machine.shown == machine.version
     assert machine.pacing.wake_at is None
 
 
-def send_one(pacing: Pacing, now: float) -> None:
-    """Let one frame pass through all stages at once."""
+def send_one(pacing: Pacing, now: float, *, is_news: bool = True, took: float = 0.0) -> None:
+    """Let one frame pass through all stages at once, but for TOOK seconds on its way."""
     assert steps(pacing, now) == [CAPTURE]
-    pacing.on_captured(usable=True)
+    pacing.on_captured(usable=True, is_news=is_news)
     assert steps(pacing, now) == [ENCODE]
     pacing.on_encoded(now, usable=True)
-    pacing.on_sent(now)
+    pacing.on_sent(now + took)
 
 
-def test_the_last_of_frames_that_came_close_is_sent_once_more() -> None:
+def started() -> Pacing:
+    """Return a stream whose first frame has been repeated often enough, before BEGIN."""
     pacing = Pacing(0.01)
     pacing.start()
-    send_one(pacing, BEGIN)
-    for number in range(1, 4):
-        pacing.changed = True
-        send_one(pacing, BEGIN + number * CLOSE / 2)
-    last = BEGIN + 3 * CLOSE / 2
-    assert steps(pacing, last) == []
-    assert pacing.wake_at == last + REST
-    assert steps(pacing, last + REST / 2) == []
-    send_one(pacing, last + REST)
-    assert steps(pacing, last + 10 * REST) == []
-    assert pacing.wake_at is None, "at rest nothing is waited for"
+    send_one(pacing, BEGIN - 100)
+    repeat_to_the_end(pacing)
+    return pacing
 
 
-def test_a_single_change_is_sent_once() -> None:
-    pacing = Pacing(0.01)
-    pacing.start()
+def repeat_to_the_end(pacing: Pacing) -> list[float]:
+    """Send what is due until nothing is; return when."""
+    times = list[float]()
+    assert steps(pacing, 0.0) == []
+    while pacing.wake_at is not None:
+        assert len(times) < 9, "it never comes to rest"
+        times.append(pacing.wake_at)
+        send_one(pacing, pacing.wake_at, is_news=False)
+        assert steps(pacing, times[-1]) == []
+    return times
+
+
+RESTS = (REST, 2 * REST, 4 * REST, LONGEST_REST)
+"""Between the repetitions of a frame; the first is after the frame itself."""
+
+
+def repetitions(after: float) -> list[float]:
+    return list(itertools.accumulate(RESTS, initial=after))[1:]
+
+
+def test_the_last_of_frames_that_came_close_is_repeated_at_growing_distances() -> None:
+    pacing = started()
+    last = BEGIN
     for number in range(4):
+        last = BEGIN + number * 0.9 * REST
         pacing.changed = True
-        send_one(pacing, BEGIN + number * 2 * CLOSE)
-        assert steps(pacing, BEGIN + number * 2 * CLOSE) == []
-        assert pacing.wake_at is None
+        send_one(pacing, last)
+    assert repeat_to_the_end(pacing) == pytest.approx(repetitions(last))
+    assert steps(pacing, last + 100) == [], "at rest nothing is waited for"
 
 
-def test_a_change_comes_before_the_repetition_and_in_its_place() -> None:
+def test_the_first_frame_is_repeated() -> None:
     pacing = Pacing(0.01)
     pacing.start()
     send_one(pacing, BEGIN)
+    assert repeat_to_the_end(pacing) == pytest.approx(repetitions(BEGIN))
+    pacing.start()  # another client
+    send_one(pacing, BEGIN + 20)
+    assert repeat_to_the_end(pacing) == pytest.approx(repetitions(BEGIN + 20))
+
+
+def test_a_frame_that_was_taken_slowly_is_repeated() -> None:
+    pacing = started()
     pacing.changed = True
-    send_one(pacing, BEGIN + CLOSE / 2)
+    send_one(pacing, BEGIN, took=0.02)
+    assert repeat_to_the_end(pacing) == pytest.approx(repetitions(BEGIN + 0.02))
+
+
+def test_a_single_change_is_repeated_once_after_the_longest_rest() -> None:
+    pacing = started()
+    last = BEGIN
+    for number in range(4):
+        last = BEGIN + number * 1.1 * REST
+        pacing.changed = True
+        send_one(pacing, last)
+        assert steps(pacing, last) == []
+        assert pacing.wake_at == last + LONGEST_REST
+    assert repeat_to_the_end(pacing) == [last + LONGEST_REST]
+
+
+def test_a_change_takes_the_place_of_a_repetition() -> None:
+    pacing = started()
+    due = send_two_close(pacing)
+    send_one(pacing, due, is_news=False)
+    # Close to the repetition, but not to news: it comes in place of the next one, no more.
     pacing.changed = True
-    send_one(pacing, BEGIN + REST)  # alone again
-    assert steps(pacing, BEGIN + 5 * REST) == []
-    assert pacing.wake_at is None
+    send_one(pacing, due + 0.1)
+    assert repeat_to_the_end(pacing) == pytest.approx(
+        [due + 0.1 + rest for rest in itertools.accumulate(RESTS[1:])]
+    )
+
+
+def test_a_change_when_a_repetition_is_due_counts_as_a_change() -> None:
+    pacing = started()
+    due = send_two_close(pacing)
+    pacing.changed = True
+    send_one(pacing, due)
+    assert not pacing.is_repeat
+    pacing.changed = True
+    send_one(pacing, due + REST / 2)
+    assert repeat_to_the_end(pacing) == pytest.approx(repetitions(due + REST / 2))
+
+
+def test_what_is_captured_meanwhile_makes_no_repetition_of_the_frame_on_its_way() -> None:
+    pacing = started()
+    due = send_two_close(pacing)
+    pacing.changed = True
+    assert steps(pacing, due - 0.1) == [CAPTURE]
+    pacing.on_captured(usable=True)
+    assert steps(pacing, due - 0.1) == [ENCODE]
+    pacing.changed = True
+    assert steps(pacing, due) == [CAPTURE]
+    assert not pacing.is_repeat
+    pacing.on_encoded(due, usable=True)
+    pacing.on_sent(due)
+    pacing.on_captured(usable=True, is_news=False)
+    assert steps(pacing, due) == [ENCODE]
+    assert pacing.is_repeat
 
 
 def send_two_close(pacing: Pacing) -> float:
     """Send two frames of which the last is to be repeated; return when that is."""
-    pacing.start()
+    pacing.changed = True
     send_one(pacing, BEGIN)
     pacing.changed = True
-    send_one(pacing, BEGIN + CLOSE / 2)
-    assert steps(pacing, BEGIN + CLOSE / 2) == []
-    assert pacing.wake_at == BEGIN + CLOSE / 2 + REST
+    send_one(pacing, BEGIN + REST / 4)
+    assert steps(pacing, BEGIN + REST / 4) == []
+    assert pacing.wake_at == BEGIN + REST / 4 + REST
     return pacing.wake_at
 
 
 def test_a_change_that_is_none_leaves_the_repetition_as_it_was() -> None:
-    pacing = Pacing(0.01)
+    pacing = started()
     due = send_two_close(pacing)
     for number in range(2, 5):
+        now = BEGIN + number * REST / 4
         pacing.changed = True
-        assert steps(pacing, BEGIN + number * CLOSE) == [CAPTURE]
+        assert steps(pacing, now) == [CAPTURE]
         pacing.on_captured(usable=True, is_news=False)
-        assert steps(pacing, BEGIN + number * CLOSE) == []
+        assert steps(pacing, now) == []
         assert pacing.wake_at == due
     assert steps(pacing, due) == [CAPTURE]
     pacing.on_captured(usable=True, is_news=False)
@@ -386,24 +459,31 @@ def test_a_change_that_is_none_leaves_the_repetition_as_it_was() -> None:
 
 
 def test_changes_that_are_none_do_not_keep_the_repetition_from_coming() -> None:
-    pacing = Pacing(0.01)
+    pacing = started()
     due = send_two_close(pacing)
     pacing.changed = True
     assert steps(pacing, due + 1) == [CAPTURE]
     pacing.changed = True
     pacing.on_captured(usable=True, is_news=False)
     assert steps(pacing, due + 1) == [ENCODE]
+    assert pacing.is_repeat
+
+
+def test_of_a_screen_that_is_away_nothing_is_repeated() -> None:
+    pacing = started()
+    due = send_two_close(pacing)
+    assert steps(pacing, due) == [CAPTURE]
+    pacing.on_captured(usable=False)
+    assert steps(pacing, due) == []
+    assert pacing.wake_at is None
 
 
 def test_an_eased_frame_is_repeated_though_it_was_alone() -> None:
-    pacing = Pacing(0.01)
-    pacing.start()
-    pacing.is_eased = True
+    pacing = started()
+    pacing.is_eased = pacing.changed = True
     send_one(pacing, BEGIN)
     pacing.is_eased = False
-    send_one(pacing, BEGIN + REST)
-    assert steps(pacing, BEGIN + 9 * REST) == []
-    assert pacing.wake_at is None
+    assert repeat_to_the_end(pacing) == pytest.approx(repetitions(BEGIN))
 
 
 def test_room_is_there_when_the_frame_has_left_and_there_is_credit() -> None:
