@@ -17,6 +17,7 @@ from typing import Final
 
 from agent.capture import find_backend
 from agent.encode import find_encoders
+from agent.memory import keep_freed
 from agent.options import codec_options, parse
 from agent.stream.app import StreamApp, StreamConfig
 from agent.stream.discover import Opened, open_session_display
@@ -55,6 +56,7 @@ def _spare_uname() -> None:
 
 def _stream(options: argparse.Namespace) -> None:
     _spare_uname()
+    keep_freed()
     encoders = find_encoders(options.plugins_dir)
     framerate, values = codec_options(options.codec_option, encoders)
     open_capture = find_backend(options.capture)

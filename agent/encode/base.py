@@ -21,9 +21,9 @@ class IntOption:
 class Encoder(abc.ABC):
     """Makes the frames of one stream; a new one is made for each FORMAT.
 
-    ``encode`` runs in a thread of its own, one call at a time. ``max_frame`` is set before the
-    first, and ``level`` before each: 0 is full quality, ``levels - 1`` the least that is of use. An
-    encoder with one level has no choice.
+    ``encode`` does not run in the loop's thread, nor always in the same one, but one call at a
+    time. ``max_frame`` is set before the first, and ``level`` before each: 0 is full quality,
+    ``levels - 1`` the least that is of use. An encoder with one level has no choice.
     """
 
     name: ClassVar[str]
@@ -38,6 +38,10 @@ class Encoder(abc.ABC):
     @abc.abstractmethod
     def __init__(self, options: Mapping[str, int]) -> None:
         """Take a value for each name in ``options``. Raises EncoderError."""
+
+    def is_brief(self, frame: Frame) -> bool:  # noqa: ARG002 (of the subclasses)
+        """Tell whether ``encode`` takes less time for it than another thread takes to begin."""
+        return False
 
     @abc.abstractmethod
     def encode(self, frame: Frame) -> bytes:

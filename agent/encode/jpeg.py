@@ -37,6 +37,9 @@ class JpegEncoder(Encoder):
         self._picture = self._new_picture(self._quality)
         self.levels = 1 + -(-(self._quality - self._lowest) // _LEVEL)
 
+    def is_brief(self, frame: Frame) -> bool:
+        return self._wanted_quality() == self.quality and self._picture.is_brief(frame)
+
     def encode(self, frame: Frame) -> bytes:
         limit = min(MAX_FRAME, self.max_frame)
         jpeg = self._encode(frame)
@@ -52,12 +55,15 @@ class JpegEncoder(Encoder):
         return jpeg
 
     def _encode(self, frame: Frame) -> bytes:
-        lowest = min(self._lowest, self._quality)
-        quality = max(lowest, self._quality - self.level * _LEVEL)
+        quality = self._wanted_quality()
         if quality != self.quality:
             # Another quality has other tables, which all strips share: none can be kept.
             self._picture = self._new_picture(quality)
         return self._picture.encode(frame)
+
+    def _wanted_quality(self) -> int:
+        lowest = min(self._lowest, self._quality)
+        return max(lowest, self._quality - self.level * _LEVEL)
 
     def _new_picture(self, quality: int) -> StripPicture:
         self.quality = quality

@@ -40,6 +40,14 @@ class StripPicture:
         self._parts: list[bytes] = []  # the header, then each segment and what follows it
         self._jpeg = b""
 
+    def is_brief(self, frame: Frame) -> bool:
+        """Tell whether so little of FRAME changed that one thread is enough for it."""
+        return (
+            frame.changed is not None
+            and (frame.width, frame.height) == self._size
+            and len(frame.changed) * BAND < _MIN_SHARE
+        )
+
     def encode(self, frame: Frame) -> bytes:
         """Return FRAME as a JPEG picture. Raises EncoderError.
 

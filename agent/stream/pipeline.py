@@ -1,5 +1,8 @@
 """Frames on their way: captured in one thread, encoded in another, handed to whoever sends.
 
+A small change is encoded by the thread that captured it: waking another one, and the loop between
+them, would cost about as much as encoding it.
+
 ``pacing`` decides; this does what it says. A stream's frames carry its number, so that one that
 was begun for an earlier stream is not sent in a later one.
 """
@@ -14,7 +17,7 @@ from agent.encode.base import Encoder
 from agent.stream.easing import Easing
 from agent.stream.pacing import Pacing, Step
 from agent.stream.screen import Screen
-from agent.stream.worker import Worker
+from agent.stream.worker import Worker, attempt
 from sessiond.errors import SessiondError
 
 SendFrame = Callable[[Encoder, Frame, bytes], None]
@@ -44,6 +47,7 @@ class Pipeline:
         self._encoder: Encoder | None = None
         self._stream = 0
         self._captured: Frame | None = None
+        self._encoded: bytes | SessiondError | None = None  # what was captured, if it is so already
         self._left_out: frozenset[int] | None = None  # what changed in frames nobody encoded
         self._free_slots = set(range(SLOTS))
         self._last_slot = SLOTS - 1
@@ -96,7 +100,7 @@ class Pipeline:
     def _drop_captured(self) -> None:
         if self._captured is not None:
             self._leave_out(self._captured)
-            self._captured = None
+            self._captured = self._encoded = None
 
     def _leave_out(self, frame: Frame) -> None:
         self._left_out = merged(self._left_out, frame.changed)
@@ -110,9 +114,6 @@ class Pipeline:
         return slot
 
     def _go(self) -> None:
-        if self._timer:
-            self._timer.cancel()
-            self._timer = None
         took = self._pacing.maybe_room(self._loop.time())
         if took is not None and not self._pacing.is_repeat:
             self._easing.on_room(took)
@@ -121,54 +122,103 @@ class Pipeline:
                 self._capture()
             else:
                 self._encode()
-        if self._pacing.wake_at is not None:
-            self._timer = self._loop.call_at(self._pacing.wake_at, self._go)
+        self._wake_at(self._pacing.wake_at)
+
+    def _wake_at(self, when: float | None) -> None:
+        if self._timer and self._timer.when() != when:
+            self._timer.cancel()
+            self._timer = None
+        if when is not None and not self._timer:
+            self._timer = self._loop.call_at(when, self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        self._go()
 
     def _capture(self) -> None:
         stream, slot = self._stream, self._take_slot()
+        encode_brief = self._brief_encoding()
 
-        def grab(capture: Capture) -> Frame | None:
-            return capture.grab(slot)
+        def grab(capture: Capture) -> tuple[Frame | None, bytes | SessiondError | None]:
+            frame = capture.grab(slot)
+            return frame, encode_brief(frame) if frame else None
 
-        def done(frame: Frame | None) -> None:
+        def done(result: tuple[Frame | None, bytes | SessiondError | None]) -> None:
+            frame, encoded = result
             if frame is None:
                 self._free_slots.add(slot)
                 self._pacing.on_captured(usable=False)
             else:
                 is_news = merged(self._left_out, frame.changed) != frozenset()
                 self._pacing.on_captured(usable=stream == self._stream, is_news=is_news)
-                self._captured = frame
+                self._captured, self._encoded = frame, encoded
                 if not self._pacing.captured:
                     self._drop_captured()
             self._go()
 
         self._screen.call_nowait(grab, done)
 
+    def _brief_encoding(self) -> Callable[[Frame], bytes | SessiondError | None]:
+        """Return what encodes a captured frame at once if that is brief, else returns None.
+
+        Only a frame that nobody is ahead of: it will be encoded next, unless the stream ends.
+        """
+        encoder, left_out, level = self._encoder, self._left_out, self._level()
+        if encoder is None or self._pacing.encoding or self._pacing.is_repeat:
+            return lambda _frame: None
+
+        def encode(frame: Frame) -> bytes | SessiondError | None:
+            news = replace(frame, changed=merged(left_out, frame.changed))
+            encoder.level = level
+            if not news.changed or not encoder.is_brief(news):
+                return None
+            return attempt(lambda: self._timed_encode(encoder, news))
+
+        return encode
+
+    def _level(self) -> int:
+        return 0 if self._pacing.is_repeat else self._easing.level
+
     def _encode(self) -> None:
         stream, frame, encoder = self._stream, self._captured, self._encoder
         assert frame is not None  # noqa: S101 (Step.ENCODE says that there is one)
         assert encoder is not None  # noqa: S101 (as there is in every stream)
-        changed = merged(self._left_out, frame.changed)
-        self._captured, self._left_out = None, frozenset()
-        level = 0 if self._pacing.is_repeat else self._easing.level
+        left_out, encoded, level = self._left_out, self._encoded, self._level()
+        self._captured, self._encoded, self._left_out = None, None, frozenset()
         self._pacing.is_eased = level > 0
+        if encoded is not None:
+            self._on_encoded(stream, encoder, frame, encoded)
+            return
 
         def encode() -> bytes:
-            began = time.perf_counter()
             encoder.level = level
-            data = encoder.encode(replace(frame, changed=changed))
-            self.encode_time += time.perf_counter() - began  # the only writer; the loop reads
-            return data
+            news = replace(frame, changed=merged(left_out, frame.changed))
+            return self._timed_encode(encoder, news)
 
         def done(result: bytes | SessiondError) -> None:
-            self._free_slots.add(frame.slot)
-            usable = stream == self._stream and not isinstance(result, SessiondError)
-            self._pacing.on_encoded(self._loop.time(), usable=usable)
-            if not isinstance(result, SessiondError) and usable:
-                self._send(encoder, frame, result)
-            elif isinstance(result, SessiondError) and stream == self._stream:
-                self.stop()
-                self._fail(str(result))
+            self._on_encoded(stream, encoder, frame, result)
             self._go()
 
         self._worker.call_nowait(encode, done)
+
+    def _timed_encode(self, encoder: Encoder, frame: Frame) -> bytes:
+        began = time.perf_counter()
+        data = encoder.encode(frame)
+        # Written by one thread at a time, as only one encodes; the loop reads.
+        self.encode_time += time.perf_counter() - began
+        return data
+
+    def _on_encoded(
+        self, stream: int, encoder: Encoder, frame: Frame, result: bytes | SessiondError
+    ) -> None:
+        self._free_slots.add(frame.slot)
+        is_current = stream == self._stream
+        usable = is_current and not isinstance(result, SessiondError)
+        self._pacing.on_encoded(self._loop.time(), usable=usable)
+        if not is_current:
+            return
+        if isinstance(result, SessiondError):
+            self.stop()
+            self._fail(str(result))
+        else:
+            self._send(encoder, frame, result)

@@ -125,6 +125,8 @@ class Screen:
             job(capture)
 
     def _tell(self, capture: Capture, changes: Changes) -> None:
+        if not changes:
+            return
         if Changes.AVAILABLE in changes:
             self._tell_availability(capture)
         if Changes.CURSOR in changes:

@@ -10,7 +10,7 @@ from agent.stream.screen import Screen
 from agent.stream.sender import Sender
 from agent.stream.streamer import Codecs, Streamer
 from sessiond.errors import EncoderError, ProtocolError
-from sessiond.transport.channel import Channel
+from sessiond.transport.channel import WRITE_SIZE, Channel
 from sessiond.transport.edge import EdgePoller
 from sessiond.transport.port import OpenPort
 from sessiond.wire.device import Capabilities, Message, NotifyError, Role, StartStop, Unknown
@@ -32,7 +32,7 @@ class StreamSession:
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._device = DeviceConnection(Role.GUEST)
         self._channel = Channel(port, poller, self)
-        self._sender = Sender(self._channel.write_nowait, "host")
+        self._sender = Sender(self._write, "host")
         self.streamer = Streamer(
             screen, codecs, frames, self._sender, pack=self._device.send, fail=self._give_up
         )
@@ -74,6 +74,9 @@ class StreamSession:
     def on_pointer(self, position: tuple[int, int]) -> None:
         """Send the new place."""
         self.streamer.on_pointer(position)
+
+    def _write(self, data: memoryview) -> int:
+        return sum(self._channel.write_pieces(data, WRITE_SIZE))
 
     def _handle(self, message: Message | Unknown) -> None:
         match message:

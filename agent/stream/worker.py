@@ -15,6 +15,20 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+def attempt(job: Callable[[], T]) -> T | SessiondError:
+    """Return what ``job`` returns, or its SessiondError.
+
+    Any other error of the job, which may be a plug-in's code, comes as EncoderError.
+    """
+    try:
+        return job()
+    except SessiondError as error:
+        return error
+    except Exception as error:
+        log.debug("an encoder failed", exc_info=True)
+        return EncoderError(f"{type(error).__name__}: {error}")
+
+
 class Worker:
     """Runs one job at a time in a daemon thread; owns the thread until ``close``."""
 
@@ -25,19 +39,10 @@ class Worker:
         self._thread.start()
 
     def call_nowait(self, job: Callable[[], T], done: Callable[[T | SessiondError], None]) -> None:
-        """Run ``job``; ``done`` gets its result, or its SessiondError, in the loop's thread.
-
-        Any other error of the job, which may be a plug-in's code, is handed over as EncoderError.
-        """
+        """Run ``job``; ``done`` gets in the loop's thread what ``attempt`` made of it."""
 
         def run() -> None:
-            try:
-                result: T | SessiondError = job()
-            except SessiondError as error:
-                result = error
-            except Exception as error:
-                log.debug("an encoder failed", exc_info=True)
-                result = EncoderError(f"{type(error).__name__}: {error}")
+            result = attempt(job)
             with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending
                 self._loop.call_soon_threadsafe(done, result)
 

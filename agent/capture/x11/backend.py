@@ -102,10 +102,12 @@ class X11Capture(Capture):
 
     def wait(self, wake_fd: int) -> Changes:
         with lost_display(self._display):
-            self._read_events()
+            # What the connection holds unread makes it ready; asking for it first costs as much.
+            self._take_events()
             if not self._changes:
-                ready, _, _ = select.select([self._display.fileno(), wake_fd], [], [])
-                if self._display.fileno() in ready:
+                fd = self._display.fileno()
+                ready, _, _ = select.select([fd, wake_fd], [], [])
+                if fd in ready:
                     self._read_events()
         changes, self._changes = self._changes, Changes.NONE
         return changes
@@ -115,8 +117,6 @@ class X11Capture(Capture):
             for _ in range(_RESIZES):
                 if self.unavailable:
                     return None
-                # Before the capture, not after: what is drawn in between is reported again.
-                self._note_damage()
                 try:
                     frame = self._capture(slot)
                 except error.BadMatch as refusal:  # the root window has become smaller
@@ -127,7 +127,7 @@ class X11Capture(Capture):
                     continue
                 # A server that left its VT meanwhile said so before it answered (the property
                 # changes in the same turn of its loop), and what it gave is black.
-                self._read_events()
+                self._take_events()
                 if not self._has_vt:
                     return None
                 return frame
@@ -162,34 +162,45 @@ class X11Capture(Capture):
         self._sources.clear()
         self._last = None
 
-    def _note_damage(self) -> None:
-        rows = self._damage.take()
-        if rows is None:  # nobody watches
-            self._forget()
-            return
-        bands = touched(rows, self._size[1])
-        for stale in self._stale:
-            stale.update(bands)
-
     def _forget(self) -> None:
         """Hold no band of any slot for good."""
         self._stale = [all_bands(self._size[1]) for _ in self._sources]
         self._last = None
 
     def _capture(self, slot: int) -> Frame:
-        width, height = self._size
-        taken = pieces(self._stale[slot])
+        # Before the capture, not after: what is drawn in between is reported again.
+        question = self._damage.ask()
+        if question is None:  # nobody watches
+            self._forget()
+        # The server answers all in one turn; mostly the frame before was damaged where this one is.
+        pixels, taken = self._take_bands(slot, self._stale[slot])
+        if question is not None:
+            damaged = touched(damage.rows(question), self._size[1])
+            for stale in self._stale:
+                stale.update(damaged)
+            pixels, more = self._take_bands(slot, self._stale[slot] - taken)
+            taken |= more
+        self._stale[slot] = set()
+        return self._framed(slot, pixels, frozenset(taken))
+
+    def _take_bands(self, slot: int, bands: set[int]) -> tuple[memoryview, set[int]]:
+        """Return the memory of ``slot`` with ``bands`` captured, and which bands that are.
+
+        Also those in between, which may be newer by now than in the frame before: their damage is
+        still to be told, and will find no difference then.
+        """
+        taken = pieces(bands)
+        height = self._size[1]
         rows = [range(each.start * BAND, min(each.stop * BAND, height)) for each in taken]
-        pixels = self._sources[slot].grab(self._size, rows)
-        # Also those in between, which may be newer by now than in the frame before: their damage
-        # is still to be told, and will find no difference then.
-        bands = frozenset(chain.from_iterable(taken))
-        changed: frozenset[int] | None = bands
+        return self._sources[slot].grab(self._size, rows), set(chain.from_iterable(taken))
+
+    def _framed(self, slot: int, pixels: memoryview, taken: frozenset[int]) -> Frame:
+        width, height = self._size
+        changed: frozenset[int] | None = taken
         if self._last is None:
             changed = None
         elif self._last.slot != slot:
-            changed = differing(pixels, self._last.pixels, 4 * width, bands)
-        self._stale[slot] = set()
+            changed = differing(pixels, self._last.pixels, 4 * width, taken)
         self._last = Frame(width, height, 4 * width, pixels, slot, changed)
         return self._last
 
@@ -208,7 +219,12 @@ class X11Capture(Capture):
     def _read_events(self) -> None:
         # What arrives meanwhile comes next time; asking for it costs as much as an event. Where
         # handling one asks the server, and may so find others, it is a change: nobody waits then.
-        for _ in range(self._display.pending_events()):
+        self._display.pending_events()
+        self._take_events()
+
+    def _take_events(self) -> None:
+        """Take those that have arrived with the answers to what we asked."""
+        for _ in range(len(self._display.display.event_queue)):
             self._changes |= self._change(self._display.next_event())
 
     def _change(self, event: Any) -> Changes:  # noqa: ANN401 (attributes depend on the type)

@@ -13,12 +13,18 @@ from Xlib.display import Display
 from Xlib.ext import damage, xinput
 from Xlib.protocol import rq
 
+from agent.capture.x11.packed import PackedEvent, PackedQuestion, PackedRequest
+
 EXTENSION: Final = "DAMAGE"
 _XFIXES: Final = "XFIXES"
 _XINPUT: Final = "XInputExtension"
 
 
-_RECTANGLE: Final = struct.Struct("<hhHH")  # x, y, width, height
+# Opcode of the extension, of the request, and its length in units of four bytes.
+_SUBTRACT: Final = struct.Struct("=BBHIII")  # damage, repair, parts
+_FETCH_REGION: Final = struct.Struct("=BBHI")  # region
+_REPLY_HEADER: Final = 32  # bytes; what follows are rectangles
+_RECTANGLE: Final = struct.Struct("=hhHH")  # x, y, width, height
 
 
 class _CreateRegion(rq.Request):
@@ -29,22 +35,6 @@ class _CreateRegion(rq.Request):
 
 class _DestroyRegion(rq.Request):
     _request = rq.Struct(rq.Card8("opcode"), rq.Opcode(10), rq.RequestLength(), rq.Card32("region"))
-
-
-class _FetchRegion(rq.ReplyRequest):
-    _request = rq.Struct(rq.Card8("opcode"), rq.Opcode(19), rq.RequestLength(), rq.Card32("region"))
-    _reply = rq.Struct(
-        rq.ReplyCode(),
-        rq.Pad(1),
-        rq.Card16("sequence_number"),
-        rq.ReplyLength(),
-        rq.Int16("x"),
-        rq.Int16("y"),
-        rq.Card16("width"),
-        rq.Card16("height"),
-        rq.Pad(16),
-        rq.Binary("rectangles"),
-    )
 
 
 class DamageWatch:
@@ -58,10 +48,13 @@ class DamageWatch:
         self._root = display.screen().root
         self._damage = 0
         self._region = 0
+        self._requests = (b"", b"")  # of each ``ask``
+        self._opcode = display.display.get_extension_major(EXTENSION)
         self._xfixes = display.display.get_extension_major(_XFIXES)
         display.damage_query_version()  # the server refuses other requests before it
         first: int = display.extension_event.DamageNotify
         self.event_code = first
+        display.display.event_classes[first] = PackedEvent
 
     def begin(self) -> None:
         """Report from now on."""
@@ -69,6 +62,10 @@ class DamageWatch:
             self._damage = self._root.damage_create(damage.DamageReportNonEmpty)
             self._region = self._display.display.allocate_resource_id()
             _CreateRegion(display=self._display.display, opcode=self._xfixes, region=self._region)
+            self._requests = (
+                _SUBTRACT.pack(self._opcode, 3, 4, self._damage, X.NONE, self._region),
+                _FETCH_REGION.pack(self._xfixes, 19, 2, self._region),
+            )
 
     def end(self) -> None:
         """Report nothing more."""
@@ -78,20 +75,26 @@ class DamageWatch:
             self._display.display.free_resource_id(self._region)
             self._damage = self._region = 0
 
-    def take(self) -> list[tuple[int, int]] | None:
-        """Forget the damage so far, so that the next drawing is reported again.
+    def ask(self) -> PackedQuestion | None:
+        """Forget the damage so far, so that the next drawing is reported again, and ask for it.
 
-        Returns its rows, as pairs of the first and the one behind the last, in pixels; None when
-        nothing is watched. They may overlap and reach over the screen.
+        Returns what ``rows`` needs; None when nothing is watched. Nothing is waited for: what is
+        asked of the server after it sees all of that damage drawn.
         """
         if not self._damage:
             return None
-        self._display.damage_subtract(self._damage, parts=self._region)
-        reply = _FetchRegion(
-            display=self._display.display, opcode=self._xfixes, region=self._region
-        )
-        rectangles = _RECTANGLE.iter_unpack(reply.rectangles)
-        return [(y, y + height) for _x, y, _width, height in rectangles]
+        subtract, fetch = self._requests
+        PackedRequest(self._display.display, subtract)
+        return PackedQuestion(self._display.display, fetch)
+
+
+def rows(question: PackedQuestion) -> list[tuple[int, int]]:
+    """Return the rows of the damage, as pairs of the first and the one behind the last, in pixels.
+
+    They may overlap and reach over the screen.
+    """
+    rectangles = _RECTANGLE.iter_unpack(question.answer()[_REPLY_HEADER:])
+    return [(y, y + height) for _x, y, _width, height in rectangles]
 
 
 class MotionWatch:

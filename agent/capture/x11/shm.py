@@ -6,6 +6,7 @@ its requests are the tables below (X.Org, "MIT-SHM: The MIT Shared Memory Extens
 
 import abc
 import logging
+import struct
 from collections.abc import Sequence
 from typing import Final
 
@@ -14,6 +15,7 @@ from Xlib import X, error
 from Xlib.display import Display
 from Xlib.protocol import rq
 
+from agent.capture.x11.packed import PackedQuestion
 from sessiond.errors import DisplayError
 
 log = logging.getLogger(__name__)
@@ -21,6 +23,10 @@ log = logging.getLogger(__name__)
 EXTENSION: Final = "MIT-SHM"
 _ALL_PLANES: Final = 0xFFFFFFFF
 _BAND: Final = 4 << 20  # bytes of one GetImage reply; python-xlib holds it twice
+
+# Opcode of the extension, of the request, and its length in units of four bytes; drawable; x, y,
+# width, height; plane mask, format; segment, offset.
+_GET_IMAGE: Final = struct.Struct("=BBHIhhHHIB3xII")
 
 Size = tuple[int, int]
 
@@ -55,33 +61,6 @@ class _Attach(rq.Request):
 
 class _Detach(rq.Request):
     _request = rq.Struct(rq.Card8("opcode"), rq.Opcode(2), rq.RequestLength(), rq.Card32("shmseg"))
-
-
-class _GetImage(rq.ReplyRequest):
-    _request = rq.Struct(
-        rq.Card8("opcode"),
-        rq.Opcode(4),
-        rq.RequestLength(),
-        rq.Drawable("drawable"),
-        rq.Int16("x"),
-        rq.Int16("y"),
-        rq.Card16("width"),
-        rq.Card16("height"),
-        rq.Card32("plane_mask"),
-        rq.Card8("format"),
-        rq.Pad(3),
-        rq.Card32("shmseg"),
-        rq.Card32("offset"),
-    )
-    _reply = rq.Struct(
-        rq.ReplyCode(),
-        rq.Card8("depth"),
-        rq.Card16("sequence_number"),
-        rq.ReplyLength(),
-        rq.Card32("visual"),
-        rq.Card32("size"),
-        rq.Pad(16),
-    )
 
 
 class PixelSource(abc.ABC):
@@ -134,25 +113,17 @@ class ShmSource(PixelSource):
             self._attach(size)
         # The server gets all requests at once and answers them in one turn.
         for request in [self._get_image(size[0], piece) for piece in rows]:
-            request.reply()
+            request.answer()
         return self._view
 
-    def _get_image(self, width: int, rows: range) -> _GetImage:
+    def _get_image(self, width: int, rows: range) -> PackedQuestion:
         """Ask the server to write ``rows`` to where they belong in the segment."""
-        return _GetImage(
-            display=self._display,
-            defer=True,
-            opcode=self._opcode,
-            drawable=self._root.id,
-            x=0,
-            y=rows.start,
-            width=width,
-            height=len(rows),
-            plane_mask=_ALL_PLANES,
-            format=X.ZPixmap,
-            shmseg=self._segment,
-            offset=4 * width * rows.start,
-        )
+        binary = _GET_IMAGE.pack(
+            self._opcode, 4, _GET_IMAGE.size // 4, self._root.id,
+            0, rows.start, width, len(rows),
+            _ALL_PLANES, X.ZPixmap, self._segment, 4 * width * rows.start,
+        )  # fmt: skip
+        return PackedQuestion(self._display, binary)
 
     def release(self) -> None:
         """Detach both sides; the kernel frees the segment with the last view of it."""

@@ -1,6 +1,8 @@
 """Encoders by entry point, good ones and broken ones."""
 
 import logging
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -112,3 +114,25 @@ def test_first_that_the_host_decodes() -> None:
 def test_nothing_that_the_host_decodes(codecs: list[int]) -> None:
     with pytest.raises(EncoderError, match=r"^no encoder for the codecs that the host decodes"):
         choose_encoder([JpegEncoder], codecs)
+
+
+@pytest.mark.parametrize("place", ["path", "option", "archive"])
+def test_plug_in_is_found_wherever_it_is_installed(tmp_path: Path, place: str) -> None:
+    directory = plug_in(tmp_path, f"plug_in_{place}", GOOD.format(name="h264", rank=9))
+    if place == "archive":
+        directory = shutil.make_archive(str(tmp_path / "archive"), "zip", directory)
+    if place != "option":
+        sys.path.insert(0, directory)
+    found = find_encoders([directory] if place == "option" else [])
+    assert [encoder.name for encoder in found] == ["h264", "jpeg"]
+
+
+def test_without_plug_ins_nobody_asks_for_distributions() -> None:
+    code = (
+        "import sys; from agent.encode import find_encoders; find_encoders(['/nonexistent']);"
+        "print('importlib.metadata' in sys.modules, sys.path[0])"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert said.stdout == "False /nonexistent\n"

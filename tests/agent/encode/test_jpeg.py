@@ -186,3 +186,17 @@ def test_what_did_not_change_is_kept_from_frame_to_frame() -> None:
     before = encoder.encode(frame_of(desktop(64, 64)))
     other = replace(frame_of(noise(64, 64)), changed=frozenset())
     assert encoder.encode(other) == before
+
+
+def test_only_a_small_change_in_the_same_quality_is_brief() -> None:
+    frame = frame_of(desktop(64, 640))
+    few, many = replace(frame, changed=frozenset({3})), replace(frame, changed=frozenset(range(16)))
+    encoder = JpegEncoder({"quality": 80, "min-quality": 40})
+    assert not encoder.is_brief(few)  # the first is a whole one
+    encoder.encode(frame)
+    assert encoder.is_brief(few)
+    assert not encoder.is_brief(many)
+    assert not encoder.is_brief(frame)  # nobody knows what changed
+    assert not encoder.is_brief(replace(frame_of(desktop(64, 624)), changed=frozenset({3})))
+    encoder.level = 1
+    assert not encoder.is_brief(few)

@@ -41,7 +41,13 @@ class ShadeEncoder(Encoder):
         self.count = 0  # of frames that were begun
         self.changes: list[frozenset[int] | None] = []  # in the frames that were encoded
         self.levels_used = list[int]()
+        self.threads = list[str]()
+        self.brief_changes = 0  # bands
         self._busy = threading.Lock()
+
+    def is_brief(self, frame: Frame) -> bool:
+        assert not self._busy.locked(), "asked while it encodes"
+        return frame.changed is not None and len(frame.changed) <= self.brief_changes
 
     def encode(self, frame: Frame) -> bytes:
         assert self._busy.acquire(blocking=False), "two frames at once"
@@ -54,6 +60,7 @@ class ShadeEncoder(Encoder):
                 raise EncoderError("no film")
             assert bytes(frame.pixels) == before, "the slot was grabbed again"
             self.changes.append(frame.changed)
+            self.threads.append(threading.current_thread().name)
             self.levels_used.append(self.level)
             return before[:1]
         finally:
@@ -426,6 +433,107 @@ async def test_last_change_is_shown_whatever_came_before() -> None:
         await rig.quiet()
         assert rig.sent == sorted(rig.sent)
         assert rig.pipeline._free_slots == {0, 1}
+
+
+@in_loop
+async def test_small_change_is_encoded_where_it_is_captured() -> None:
+    async with rigged() as rig:
+        rig.encoder.brief_changes = 1
+        rig.pipeline.start(rig.encoder)
+        await rig.frames(0)
+        bands = [frozenset({3}), frozenset({4}), frozenset({1, 2}), None, frozenset({5})]
+        for shade, changed in enumerate(bands, 1):
+            rig.capture.changed = changed
+            rig.capture.draw()
+            await rig.frames(*range(shade + 1))
+        brief, other = "screen", "encoder"
+        assert rig.encoder.threads == [other, brief, brief, other, other, brief]
+        assert rig.encoder.changes == [None, *bands]
+        assert rig.pipeline._free_slots == {0, 1}
+        assert rig.pipeline.encode_time > 0
+
+
+@in_loop
+async def test_small_change_waits_for_the_frame_that_is_encoded() -> None:
+    async with rigged() as rig:
+        rig.encoder.brief_changes = 1
+        rig.encoder.gate.clear()
+        rig.pipeline.start(rig.encoder)
+        await rig.until_begun(1)
+        rig.capture.changed = frozenset({3})
+        rig.capture.draw()
+        while rig.capture.grabs < 2:
+            await settled(rig.screen)
+        rig.encoder.gate.set()
+        await rig.frames(0, 1)
+        assert rig.encoder.threads == ["encoder", "encoder"]
+
+
+@in_loop
+async def test_small_change_counts_what_was_left_out() -> None:
+    async with rigged() as rig:
+        rig.encoder.brief_changes = 2
+        rig.pipeline.start(rig.encoder)
+        await rig.frames(0)
+        rig.pipeline._left_out = frozenset({7})
+        rig.capture.changed = frozenset({3})
+        rig.capture.draw()
+        await rig.frames(0, 1)
+        assert rig.encoder.changes[-1] == frozenset({3, 7})
+        assert rig.encoder.threads[-1] == "screen"
+
+
+@in_loop
+async def test_small_change_that_cannot_be_encoded_ends_the_stream() -> None:
+    async with rigged() as rig:
+        rig.encoder.brief_changes = 1
+        rig.pipeline.start(rig.encoder)
+        await rig.frames(0)
+        rig.encoder.fail = True
+        rig.capture.changed = frozenset({3})
+        rig.capture.draw()
+        await rig.until_failed()
+        assert rig.failed == ["no film"]
+        rig.capture.draw()
+        await rig.quiet()
+        assert rig.sent == [0]
+        assert rig.pipeline._free_slots == {0, 1}
+
+
+@in_loop
+async def test_small_change_of_a_stream_that_ended_is_not_sent() -> None:
+    async with rigged() as rig:
+        rig.encoder.brief_changes = 1
+        rig.pipeline.start(rig.encoder)
+        await rig.frames(0)
+        rig.encoder.gate.clear()
+        rig.capture.changed = frozenset({3})
+        rig.capture.draw()
+        while rig.encoder.count < 2:
+            await turns(1)
+        ended = rig.encoder
+        rig.encoder = ShadeEncoder()
+        rig.pipeline.start(rig.encoder)
+        ended.gate.set()
+        await rig.frames(0, 1)
+        assert rig.encoder.changes == [None]
+        assert rig.pipeline._free_slots == {0, 1}
+
+
+@in_loop
+async def test_small_changes_are_eased_too() -> None:
+    async with rigged() as rig:
+        rig.encoder.levels, rig.encoder.brief_changes = 3, 1
+        rig.pipeline.start(rig.encoder)
+        await rig.frames(0)
+        rig.pipeline._easing.level = 2
+        rig.capture.changed = frozenset({3})
+        rig.capture.draw()
+        await rig.frames(0, 1)
+        rig.capture.changed = frozenset()
+        await rig.frames(0, 1, 1)  # once more at rest
+        assert rig.encoder.levels_used == [0, 2, 0]
+        assert rig.encoder.threads == ["encoder", "screen", "encoder"]
 
 
 @in_loop
