@@ -39,6 +39,7 @@ class Notifier:
         self._id = 0  # of the newest, which the next one replaces
         self._is_shown = False
         self._is_told = False  # of this start, or being told
+        self._is_telling = False  # the service has not answered yet
         self._earliest = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
         bus.watch_owner(NAME, self._on_owner)
@@ -58,7 +59,8 @@ class Notifier:
         else:
             self.close()
             self._is_told = False
-            self._take_back()
+            if not self._is_telling:  # else when its number is known
+                self._take_back()
 
     def tell_failure(self, summary: str, text: str) -> None:
         """Tell that what a person has ordered did not happen."""
@@ -86,11 +88,12 @@ class Notifier:
 
     def _tell_now(self) -> None:
         self._timer = None
-        self._is_told = True
+        self._is_told = self._is_telling = True
         self._earliest = self._loop.time() + self._interval
         self._notify(self._id, "media-record", STREAMED, _BODY, self._on_told)
 
     def _on_told(self, answer: Answer) -> None:
+        self._is_telling = False
         if isinstance(answer, Exception):
             log.debug("no notification: %s", answer)
             # Nobody has seen it: it is told again when the service comes.
