@@ -11,6 +11,7 @@ from typing import Final
 import pytest
 from PIL import Image, ImageStat
 
+from agent.stream.pacing import LONGEST_REST
 from tests.fixtures.drawing import psnr
 from tests.fixtures.spice import SpiceProbe
 from tests.vm.channel import Process
@@ -140,7 +141,8 @@ def test_an_idle_guest_sends_nothing(screen: Guest, agent: Process) -> None:
     want = paint(screen, "#508050")
     with SpiceProbe(screen.spice_uri, display=DISPLAY) as probe:
         wait_for_colour(probe, want)
-        mark = probe.now()
+        # Beyond that no picture is sent again.
+        probe.wait_silence("invalidate", LONGEST_REST + 1, channel=DISPLAY)
         with pytest.raises(TimeoutError):
-            probe.wait_for("invalidate", 5.0, after=mark, channel=DISPLAY)
+            probe.wait_for("invalidate", 5.0, after=probe.now(), channel=DISPLAY)
         assert agent.maybe_status is None
