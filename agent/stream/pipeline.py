@@ -163,8 +163,8 @@ class Pipeline:
 
         Only a frame that nobody is ahead of: it will be encoded next, unless the stream ends.
         """
-        encoder, left_out, level = self._encoder, self._left_out, self._level()
-        if encoder is None or self._pacing.encoding or self._pacing.is_repeat:
+        encoder, left_out, level = self._encoder, self._left_out, self._easing.level
+        if encoder is None or self._pacing.encoding or self._pacing.is_again:
             return lambda _frame: None
 
         def encode(frame: Frame) -> bytes | SessiondError | None:
@@ -176,19 +176,18 @@ class Pipeline:
 
         return encode
 
-    def _level(self) -> int:
-        return 0 if self._pacing.is_repeat else self._easing.level
-
     def _encode(self) -> None:
         stream, frame, encoder = self._stream, self._captured, self._encoder
         assert frame is not None  # noqa: S101 (Step.ENCODE says that there is one)
         assert encoder is not None  # noqa: S101 (as there is in every stream)
-        left_out, encoded, level = self._left_out, self._encoded, self._level()
+        left_out, encoded = self._left_out, self._encoded
+        level = 0 if self._pacing.is_repeat else self._easing.level
         self._captured, self._encoded, self._left_out = None, None, frozenset()
-        self._pacing.is_eased = level > 0
         if encoded is not None:
+            self._pacing.is_eased = encoder.level > 0  # that it had when it was captured
             self._on_encoded(stream, encoder, frame, encoded)
             return
+        self._pacing.is_eased = level > 0
 
         def encode() -> bytes:
             encoder.level = level

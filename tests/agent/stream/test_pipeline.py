@@ -538,6 +538,23 @@ async def test_small_changes_are_eased_too(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @in_loop
+async def test_a_repetition_that_finds_a_change_is_of_full_quality(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The change was not reported yet; nothing else would be sent after the last repetition."""
+    async with rigged() as rig:
+        rig.encoder.levels, rig.encoder.brief_changes = 3, 1
+        monkeypatch.setattr(pacing, "REST", 0.1)
+        rig.pipeline.start(rig.encoder)
+        await rig.frames(0)
+        rig.pipeline._easing.level = 2
+        rig.capture.changed = frozenset({3})
+        await rig.frames(0, 0)  # again at rest
+        assert rig.encoder.levels_used[:2] == [0, 0]
+        assert rig.encoder.threads[:2] == ["encoder", "encoder"]
+
+
+@in_loop
 async def test_close_ends_the_thread() -> None:
     async with rigged() as rig:
         rig.pipeline.start(rig.encoder)
