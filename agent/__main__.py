@@ -17,7 +17,6 @@ from typing import Final
 
 from agent.capture import find_backend
 from agent.encode import find_encoders
-from agent.memory import keep_freed
 from agent.options import codec_options, parse
 from agent.stream.app import StreamApp, StreamConfig
 from agent.stream.discover import Opened, open_session_display
@@ -27,9 +26,12 @@ from agent.stream.link_app import codec_maker, run_link
 from agent.stream.places import Places
 from agent.stream.streamer import Codecs
 from sessiond.errors import SessiondError, UsageError
+from sessiond.transport.memory import keep_freed
 from sessiond.wire.link import Config
 
 log = logging.getLogger("spice-session-agent")
+
+_KEPT: Final = 4 << 20  # bytes; a frame of 1080p takes 0.3 MB in each of its forms
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,7 +58,7 @@ def _spare_uname() -> None:
 
 def _stream(options: argparse.Namespace) -> None:
     _spare_uname()
-    keep_freed()
+    keep_freed(_KEPT)
     encoders = find_encoders(options.plugins_dir)
     framerate, values = codec_options(options.codec_option, encoders)
     open_capture = find_backend(options.capture)

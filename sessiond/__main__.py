@@ -7,8 +7,6 @@ from sessiond.transport import lean  # noqa: F401, I001 (first of all: see there
 # isort: split
 
 import asyncio
-import contextlib
-import ctypes
 import logging
 import sys
 from collections.abc import Sequence
@@ -18,12 +16,11 @@ from sessiond import logs
 from sessiond.config import load
 from sessiond.daemon import Daemon
 from sessiond.errors import SessiondError, UsageError
+from sessiond.transport.memory import keep_freed
 
 log = logging.getLogger("spice-sessiond")
 
 _KEPT: Final = 16 << 20  # bytes; two frames of the largest size
-_M_TRIM_THRESHOLD: Final = -1  # malloc.h
-_M_MMAP_THRESHOLD: Final = -3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if config.without_effect:
         names = ", ".join(config.without_effect)
         log.warning("options of spice-streaming-agent that have no effect here: %s", names)
-    _keep_memory()
+    keep_freed(_KEPT)
     try:
         asyncio.run(Daemon(config, lambda: load(arguments)).run())
     except BaseExceptionGroup as group:  # a TaskGroup wraps what its only task raised
@@ -50,17 +47,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 0
     return 0
-
-
-def _keep_memory() -> None:
-    """Let the C library keep what is freed: else each frame's pages go and are faulted in again.
-
-    A fifth of the relay's cost (make bench); other C libraries have no such call.
-    """
-    with contextlib.suppress(AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_TRIM_THRESHOLD, _KEPT)
-        mallopt(_M_MMAP_THRESHOLD, _KEPT)
 
 
 def _fail(error: BaseException) -> int:
