@@ -14,6 +14,8 @@
     ├── BusError                 the message bus cannot be reached, or the connection was lost
     ├── BusCallError             a peer on the bus answered a call with an error, or too late
     ├── RequestError             a peer on the bus asked for what we do not do
+    ├── CommandError             a command of the host, or of a user's agent, is not done
+    │   └── NoAgentError         no agent of that user is connected
     ├── DisplayError             the display cannot be opened or captured, or died
     └── EncoderError             an encoder cannot be made, or failed on a frame
 """
@@ -80,6 +82,25 @@ class RequestError(SessiondError):
     def __init__(self, name: str, text: str) -> None:
         super().__init__(text)
         self.name = name
+
+
+class CommandError(SessiondError):
+    """The answer to a command is an error; the connection lives.
+
+    ``cls`` is one of the QEMU guest agent's classes: its set is closed.
+    """
+
+    def __init__(self, text: str, cls: str = "GenericError") -> None:
+        super().__init__(text)
+        self.cls = cls
+
+
+class NoAgentError(CommandError):
+    """No agent of the user's is connected; ``user`` is the name that was asked for."""
+
+    def __init__(self, user: str) -> None:
+        super().__init__(f"no agent connected for user '{user}'")
+        self.user = user
 
 
 class DisplayError(SessiondError):

@@ -198,3 +198,45 @@ class Event:
 
     at: float
     status: Status
+
+
+@dataclass(frozen=True, slots=True)
+class UserAgent:
+    """A user's agent that is connected; ``since`` is in seconds since 1970.
+
+    ``uid`` and ``pid`` are the kernel's words. ``name`` is that of the user database, ``#UID``
+    where it has none.
+    """
+
+    uid: int
+    name: str
+    pid: int
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class UserDisplay:
+    """A display of a user's, such as ``:0``.
+
+    ``session`` is the id of the session that it belongs to, ``type`` and ``is_active`` are that
+    session's; "" and false for a display of no session. ``is_connected``: the user's agent has it
+    open.
+    """
+
+    name: str
+    session: str = ""
+    type: str = ""
+    is_active: bool = False
+    is_connected: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """One output of a display: its place in the picture, in pixels."""
+
+    output: str
+    x: int
+    y: int
+    width: int
+    height: int
+    is_primary: bool

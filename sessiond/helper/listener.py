@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from sessiond.errors import SessiondError, UsageError
-from sessiond.helper.origin import Peer, peer_of
 from sessiond.transport.drops import refuse_descriptors
 from sessiond.transport.fds import OwnedFd
+from sessiond.transport.peer import Peer, peer_of
 
 log = logging.getLogger(__name__)
 

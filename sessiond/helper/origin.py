@@ -9,16 +9,15 @@ import errno
 import os
 import signal
 import socket
-import struct
 import time
 from dataclasses import dataclass
 from typing import Final
 
 from sessiond.errors import ProtocolError, SessiondError
 from sessiond.transport.fds import OwnedFd
+from sessiond.transport.peer import Peer, peer_of
 
 _SO_PEERPIDFD: Final = 77  # asm-generic/socket.h, since Linux 6.5
-_PEERCRED: Final = struct.Struct("iII")
 _STAT_SIZE: Final = 2048  # 52 numbers and a name; less than 1 KiB
 _TTY_MAJOR: Final = 4
 _LAST_VT: Final = 63  # minor 64 is ttyS0
@@ -27,15 +26,6 @@ _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 class PeerGoneError(SessiondError):
     """The process that connected has ended and was waited for: nobody can say what it was."""
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """SO_PEERCRED, of the moment of connect(2)."""
-
-    pid: int
-    uid: int
-    gid: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +72,6 @@ def vt_of(tty_nr: int) -> int:
     major = number >> 8 & 0xFFF
     minor = number & 0xFF | number >> 12 & 0xFFF00
     return minor if major == _TTY_MAJOR and 1 <= minor <= _LAST_VT else 0
-
-
-def peer_of(sock: socket.socket) -> Peer:
-    """Return who connected."""
-    level, option = socket.SOL_SOCKET, socket.SO_PEERCRED
-    return Peer(*_PEERCRED.unpack(sock.getsockopt(level, option, _PEERCRED.size)))
 
 
 def origin_of(sock: socket.socket) -> Origin:

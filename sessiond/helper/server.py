@@ -15,10 +15,11 @@ from typing import Final
 from sessiond.errors import SessiondError
 from sessiond.helper.connection import Connection, Limits
 from sessiond.helper.keep import KeptConnection, describe_connections
-from sessiond.helper.origin import Origin, Peer, origin_of, peer_of
+from sessiond.helper.origin import Origin, origin_of
 from sessiond.helper.refusals import Refusals
 from sessiond.transport.drops import Drops
 from sessiond.transport.fds import OwnedFd
+from sessiond.transport.peer import Peer, peer_of
 from sessiond.wire.helper import Record, RecordReader
 
 log = logging.getLogger(__name__)

@@ -15,15 +15,14 @@ from sessiond.helper import origin
 from sessiond.helper.listener import take_listener
 from sessiond.helper.origin import (
     Origin,
-    Peer,
     PeerGoneError,
     Stat,
     origin_of,
     parse_stat,
-    peer_of,
     start_of,
     vt_of,
 )
+from sessiond.transport.peer import Peer, peer_of
 from tests.sessiond.helper.peers import NOBODY, accept, address, fresh_name, peer, wait_line
 
 if TYPE_CHECKING:
