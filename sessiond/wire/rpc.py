@@ -11,12 +11,12 @@ has are ignored, so that a newer peer may say more::
 Ids are the caller's own whole numbers. No line says who the agent is: the kernel does.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from sessiond.errors import CommandError, ProtocolError
+from sessiond.wire import strictjson
 
 MAX_LINE: Final = 12 << 20
 """Bytes. A command's two outputs, in base64, fit (``agent.user.commands``)."""
@@ -64,10 +64,17 @@ Message = Call | Result | Notice | Farewell
 
 
 class LineReader:
-    """Cuts what arrives into messages; holds at most ``limit`` bytes of an unfinished line."""
+    """Cuts what arrives into messages; holds at most ``limit`` bytes of an unfinished line.
 
-    def __init__(self, limit: int = MAX_LINE) -> None:
-        self._limit = limit
+    ``limit`` may be changed between two calls. ``length`` is that of the line that was yielded
+    last, in bytes. A line may have at most ``max_values``, if given: each takes time and memory
+    to be parsed, far beyond its length.
+    """
+
+    def __init__(self, limit: int = MAX_LINE, max_values: int | None = None) -> None:
+        self.limit = limit
+        self.length = 0
+        self._max_values = max_values
         self._rest = bytearray()
         self._seen = 0  # bytes of the rest that have no line feed
 
@@ -82,22 +89,30 @@ class LineReader:
             line = bytes(self._rest[:end])
             del self._rest[: end + 1]
             self._seen = 0
-            self._check_length(len(line))
+            self.length = len(line)
+            self._check_length(self.length)
+            self._check_values(line)
             if line.strip():
                 yield parse(line)
         self._seen = len(self._rest)
         self._check_length(self._seen)
 
     def _check_length(self, length: int) -> None:
-        if length > self._limit:
-            raise ProtocolError(f"a line is over {self._limit} bytes")
+        if length > self.limit:
+            raise ProtocolError(f"a line is over {self.limit} bytes")
+
+    def _check_values(self, line: bytes) -> None:
+        # Each but the first follows one of these, which may be in texts as well.
+        marks = (line.count(mark) for mark in (b",", b"[", b"{"))
+        if self._max_values is not None and sum(marks) > self._max_values:
+            raise ProtocolError(f"a line may have over {self._max_values} values")
 
 
 def parse(line: bytes) -> Message:
     """Return the message that a line is. Raises ProtocolError."""
     try:
-        untrusted = json.loads(line, parse_constant=_no_json)
-    except (ValueError, RecursionError):  # of UnicodeDecodeError the base, too
+        untrusted = strictjson.decode(line.decode())
+    except ValueError:  # of UnicodeDecodeError the base, too
         raise ProtocolError("a line is no JSON") from None
     if not isinstance(untrusted, dict):
         raise ProtocolError("a line is no JSON object")
@@ -118,8 +133,8 @@ def parse(line: bytes) -> Message:
 
 
 def encode(message: Message) -> bytes:
-    """Return the line; every value has to be one of JSON's."""
-    return json.dumps(_members(message)).encode() + b"\n"
+    """Return the line; every value has to be one of JSON's. Half surrogate pairs become U+FFFD."""
+    return strictjson.encode(_members(message)).encode() + b"\n"
 
 
 def _members(message: Message) -> dict[str, object]:
@@ -139,10 +154,6 @@ def _members(message: Message) -> dict[str, object]:
         case Farewell():
             return {"error": {"class": _GENERIC, "desc": message.text}}
     raise AssertionError(message)
-
-
-def _no_json(name: str) -> NoReturn:
-    raise ValueError(name)  # Infinity, NaN: Python's own
 
 
 def _name(untrusted: object) -> str:

@@ -1,9 +1,10 @@
 """The process that atheris drives: libFuzzer's options in, one line of JSON with the counts out.
 
-    python -m tests.fuzz.target -atheris_runs=N ... CORPUS
+    python -m tests.fuzz.target NAME -atheris_runs=N ... CORPUS
 
-The decoder alone is instrumented, so that what counts as new is new there. Exit status 0 if the
-invariant held; else libFuzzer says on stderr which input broke it.
+NAME is one of `tests.fuzz.subjects`. The decoder alone is instrumented, so that what counts as new
+is new there. Exit status 0 if the invariant held; else libFuzzer says on stderr which input broke
+it.
 """
 
 import collections
@@ -11,13 +12,15 @@ import json
 import sys
 
 from tests.fuzz.needed import needed
+from tests.fuzz.subjects import SUBJECTS, load_check
 
 
 def main() -> None:
     """Run until the count is reached or an input breaks the invariant."""
     atheris = needed("atheris")
-    with atheris.instrument_imports(include=["sessiond.wire.helper"]):
-        from tests.fuzz.invariant import check  # noqa: PLC0415 (what is imported is instrumented)
+    name = sys.argv.pop(1)
+    with atheris.instrument_imports(include=list(SUBJECTS[name].modules)):
+        check = load_check(name)  # what is imported is instrumented
 
     counts: collections.Counter[str] = collections.Counter()
 

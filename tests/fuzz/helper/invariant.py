@@ -18,7 +18,7 @@ from sessiond.wire.helper import (
     pack_record,
     parse_record,
 )
-from tests.fuzz.seeds import CHOICES, FRAMED, NEEDS_XAUTHORITY
+from tests.fuzz.helper.seeds import CHOICES, FRAMED, NEEDS_XAUTHORITY
 
 
 class Outcome(StrEnum):

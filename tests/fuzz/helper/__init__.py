@@ -1,0 +1,1 @@
+"""The legacy helper protocol: its decoder's seeds and its invariant."""

@@ -1,0 +1,1 @@
+"""The host channel's format: its decoder's seeds and its invariant."""
