@@ -5,7 +5,6 @@ is the right one. What became of $LISTEN_FDS is the caller's.
 """
 
 import errno
-import fcntl
 import logging
 import os
 import socket
@@ -15,32 +14,25 @@ from typing import Final
 from sessiond.errors import SessiondError, UsageError
 from sessiond.transport.drops import refuse_descriptors
 from sessiond.transport.fds import OwnedFd
-from sessiond.transport.peer import Peer, peer_of
+from sessiond.transport.listening import (
+    BACKLOG,
+    NotListeningError,
+    SocketInUseError,
+    duplicate_listener,
+    listener_at,
+)
+from sessiond.transport.peer import Peer
 
 log = logging.getLogger(__name__)
 
 NAME: Final = "helper"
 """FileDescriptorName of the socket unit (systemd.socket(5))."""
 
-# The older daemon had 5. A connection that waits here costs us no descriptor, while a helper that
-# does not block gets EAGAIN where the queue is full (connect(2)): during a storm a long queue that
-# is gone through quickly is better than a short one.
-BACKLOG: Final = 128
-
 _STDIN: Final = 0
-_ABOVE_STDIO: Final = 3
-
-
-class SocketInUseError(SessiondError):
-    """Another program listens at the name."""
 
 
 class SocketTakenError(SocketInUseError):
     """It is a user's, or nobody can say whose: every user may take an abstract name."""
-
-
-class _NotOursError(Exception):
-    """An inherited descriptor is not the socket; the text says why."""
 
 
 def take_listener(name: str, inherited: Mapping[str, OwnedFd]) -> socket.socket:
@@ -62,7 +54,7 @@ def take_listener(name: str, inherited: Mapping[str, OwnedFd]) -> socket.socket:
 def _from_stdin(address: bytes) -> socket.socket | None:
     try:
         sock = _checked(_STDIN, address)
-    except _NotOursError as error:
+    except NotListeningError as error:
         log.info("descriptor 0 is left alone: %s", error)
         return None
     if sock:
@@ -77,7 +69,7 @@ def _from_systemd(address: bytes, inherited: Mapping[str, OwnedFd]) -> socket.so
     for name, fd in _by_likelihood(inherited):
         try:
             sock = _checked(fd.fileno(), address)
-        except _NotOursError as error:
+        except NotListeningError as error:
             # Others have names of their own, and are for others.
             level = logging.WARNING if name == NAME else logging.DEBUG
             log.log(level, "descriptor %s of systemd is left alone: %s", name, error)
@@ -97,36 +89,17 @@ def _by_likelihood(inherited: Mapping[str, OwnedFd]) -> Iterator[tuple[str, Owne
 def _checked(fd: int, address: bytes) -> socket.socket | None:
     """Return a duplicate of ``fd`` if that is the right socket, None if it is no socket at all.
 
-    Raises _NotOursError for another socket.
+    Raises NotListeningError for another socket.
     """
-    try:
-        duplicate = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ABOVE_STDIO)
-    except OSError:
-        return None  # closed
-    try:
-        sock = socket.socket(fileno=duplicate)
-    except OSError:
-        os.close(duplicate)
+    sock = duplicate_listener(fd)
+    if not sock:
         return None
-    try:
-        _check(sock, address)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _check(sock: socket.socket, address: bytes) -> None:
-    if sock.family != socket.AF_UNIX:
-        raise _NotOursError("it is not a Unix socket")
-    if sock.type != socket.SOCK_STREAM:
-        raise _NotOursError("it is not a stream socket")
-    if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        raise _NotOursError("it does not listen")
     # The whole name as the kernel knows it: one that was padded with NULs is another one.
     bound = sock.getsockname()
     if bound != address:
-        raise _NotOursError(f"its address is {bound!r}, not {address!r}")
+        sock.close()
+        raise NotListeningError(f"its address is {bound!r}, not {address!r}")
+    return sock
 
 
 def _made(name: str, address: bytes) -> socket.socket:
@@ -137,24 +110,10 @@ def _made(name: str, address: bytes) -> socket.socket:
     except OSError as error:
         sock.close()
         if error.errno == errno.EADDRINUSE:
-            raise _in_use(name, _listener_at(address)) from None
+            raise _in_use(name, listener_at(address)) from None
         raise SessiondError(f"{name} cannot be listened at: {error.strerror or error}") from None
     log.info("listening on %s", name)
     return sock
-
-
-def _listener_at(address: bytes) -> Peer | None:
-    """Return who called listen(2) there (unix(7), SO_PEERCRED); None where nobody can say.
-
-    That is where it does not listen at all, and where its queue is full: it is not waited for.
-    """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.setblocking(False)
-        try:
-            sock.connect(address)
-        except OSError:
-            return None
-        return peer_of(sock)
 
 
 def _in_use(name: str, peer: Peer | None) -> SocketInUseError:

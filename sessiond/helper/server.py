@@ -10,22 +10,19 @@ import logging
 import socket
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Final
 
 from sessiond.errors import SessiondError
 from sessiond.helper.connection import Connection, Limits
 from sessiond.helper.keep import KeptConnection, describe_connections
 from sessiond.helper.origin import Origin, origin_of
-from sessiond.helper.refusals import Refusals
+from sessiond.transport.accept import Acceptor
 from sessiond.transport.drops import Drops
 from sessiond.transport.fds import OwnedFd
 from sessiond.transport.peer import Peer, peer_of
+from sessiond.transport.refusals import Refusals
 from sessiond.wire.helper import Record, RecordReader
 
 log = logging.getLogger(__name__)
-
-ACCEPTS_AT_ONCE: Final = 16  # then the rest of the loop gets its turn
-RETRY: Final = 1.0  # seconds, after a time when no connection could be taken
 
 OnRecord = Callable[[Record, Origin], str | None]
 
@@ -48,19 +45,16 @@ class HelperServer:
         limits: Limits | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._listener = listener
         self._on_record = on_record
         self._needs_xauthority = needs_xauthority
         self._allow_root = allow_root
         self._limits = limits or Limits()
-        self._refusals = Refusals()
+        self._refusals = Refusals("a helper")
         self._drops = Drops()
         self._connections = set[Connection]()
         self._of_uid = Counter[int]()
         self._undecided: dict[Connection, asyncio.TimerHandle] = {}
-        self._retry: asyncio.TimerHandle | None = None
-        self._is_listening = False
-        self._is_short = False
+        self._acceptor = Acceptor(listener, self._drops, self._take, what="helper")
         self._update()
 
     def adopt(self, kept: Sequence[KeptConnection]) -> None:
@@ -87,8 +81,7 @@ class HelperServer:
 
     def close(self) -> None:
         """Hear nobody any more; a second call does nothing."""
-        self._stop_listening()
-        self._listener.close()
+        self._acceptor.close()
         for connection in list(self._connections):
             self._release(connection)
         self._refusals.close()
@@ -105,53 +98,10 @@ class HelperServer:
 
     def _update(self) -> None:
         """Poll the listener unless there are as many helpers as there may be: others wait."""
-        if self._listener.fileno() < 0:
-            return
         if len(self._connections) >= self._limits.connections:
-            self._stop_listening()
-        elif not self._is_listening and not self._retry:
-            self._is_listening = True
-            self._loop.add_reader(self._listener, self._accept)
-
-    def _stop_listening(self) -> None:
-        if self._is_listening:
-            self._is_listening = False
-            self._loop.remove_reader(self._listener)
-        if self._retry:
-            self._retry.cancel()
-            self._retry = None
-
-    def _accept(self) -> None:
-        for _ in range(ACCEPTS_AT_ONCE):
-            if not self._is_listening:
-                return
-            if self._drops.is_full:
-                self._wait("descriptors that were passed take long to close")
-                return
-            try:
-                sock, _ = self._listener.accept()  # close-on-exec (PEP 446)
-            except BlockingIOError:
-                return
-            except ConnectionAbortedError:
-                continue
-            except OSError as error:
-                self._wait(str(error.strerror))
-                return
-            self._is_short = False
-            sock.setblocking(False)
-            self._take(sock)
-
-    def _wait(self, why: str) -> None:
-        """Look away for a while: what waits in the queue would wake us again and again."""
-        if not self._is_short:  # said once, however long it lasts
-            log.warning("no helper can be heard now: %s", why)
-        self._is_short = True
-        self._stop_listening()
-        self._retry = self._loop.call_later(RETRY, self._listen_again)
-
-    def _listen_again(self) -> None:
-        self._retry = None
-        self._update()
+            self._acceptor.pause()
+        else:
+            self._acceptor.listen()
 
     def _take(self, sock: socket.socket, kept: KeptConnection | None = None) -> None:
         peer = peer_of(sock)

@@ -5,6 +5,7 @@ import errno
 import logging
 import os
 import select
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from sessiond.transport.edge import READABLE, EdgePoller
@@ -18,6 +19,7 @@ WRITE_SIZE: Final = 32 << 10  # a virtio port takes no more at once
 WRITES_AT_ONCE: Final = 64  # in one system call; the kernel allows 1024
 
 _ONLY_DATA: Final = select.EPOLLIN | select.EPOLLOUT
+_GONE: Final = select.EPOLLHUP | select.EPOLLERR
 # One for all channels, which are read one after the other: what is read into memory of its own
 # each time is returned to the kernel and faulted in again, for every frame.
 _SCRATCH: Final = bytearray(READ_SIZE)
@@ -44,19 +46,31 @@ class ChannelHandler(Protocol):
 
 
 class Channel:
-    """Owns the descriptor of an opened port; reading goes on while writing is blocked."""
+    """Owns the descriptor of an opened port; reading goes on while writing is blocked.
 
-    def __init__(self, port: OpenPort, poller: EdgePoller, handler: ChannelHandler) -> None:
+    With ``on_half_end`` a peer that has only ended its own sending (shutdown(2)) is not lost until
+    it is gone: the function is called instead.
+    """
+
+    def __init__(
+        self,
+        port: OpenPort,
+        poller: EdgePoller,
+        handler: ChannelHandler,
+        on_half_end: Callable[[], None] | None = None,
+    ) -> None:
         self._port = port
         self._fd = port.fd.fileno()
         self._poller = poller
         self._handler = handler
+        self._on_half_end = on_half_end
         # A virtio port gives one of the host's buffers a read, however many there are (Linux,
         # drivers/char/virtio_console.c: fill_readbuf).
         self._gives_all = not port.waits_for_host
         self._heard = False
         self._reads_soon = False
         self._closed = False
+        self._is_paused = False
         self.is_blocked = False
         poller.watch(self._fd, self._on_events)
 
@@ -107,6 +121,16 @@ class Channel:
         """Hand on what is there to be read, without waiting for the loop to say so."""
         self._read()
 
+    def pause(self) -> None:
+        """Read nothing until ``resume``; a peer that goes is lost at once, with what it said."""
+        self._is_paused = True
+
+    def resume(self) -> None:
+        """Read again, from the loop's next turn on."""
+        if self._is_paused:
+            self._is_paused = False
+            self._read_soon()
+
     def close(self) -> None:
         """Close the port without a word to the handler; a second call does nothing."""
         if not self._closed:
@@ -115,7 +139,9 @@ class Channel:
             self._port.fd.close()
 
     def _on_events(self, events: int) -> None:
-        if events & READABLE and not self._reads_soon:
+        if self._is_paused and events & _GONE:
+            self._lose("the host hung up")
+        elif events & READABLE and not self._reads_soon:
             self._read(may_have_ended=bool(events & ~_ONLY_DATA))
         if events & select.EPOLLOUT and self.is_blocked and not self._closed:
             self.is_blocked = False
@@ -125,7 +151,7 @@ class Channel:
 
     def _read(self, *, may_have_ended: bool = True) -> None:
         for _ in range(READS_AT_ONCE):
-            if self._closed:
+            if self._closed or self._is_paused:
                 return
             try:
                 count = os.readv(self._fd, [_SCRATCH])
@@ -136,7 +162,7 @@ class Channel:
                 return
             if not count:
                 if self._heard or not self._port.waits_for_host:
-                    self._lose("the host hung up")
+                    self._end()
                 return
             self._heard = True
             with memoryview(_SCRATCH) as view:
@@ -144,13 +170,27 @@ class Channel:
             is_all = count < READ_SIZE and self._gives_all
             if is_all and not may_have_ended:
                 return  # what comes later is another edge (epoll(7))
+        self._read_soon()
+
+    def _read_soon(self) -> None:
         # Only one such call at a time, however many events a busy peer causes until then.
-        self._reads_soon = True
-        asyncio.get_running_loop().call_soon(self._read_on)
+        if not self._reads_soon:
+            self._reads_soon = True
+            asyncio.get_running_loop().call_soon(self._read_on)
 
     def _read_on(self) -> None:
         self._reads_soon = False
         self._read()
+
+    def _end(self) -> None:
+        """Take an end of file: poll(2) says which half it is of."""
+        if self._on_half_end:
+            poll = select.poll()
+            poll.register(self._fd, 0)
+            if not poll.poll(0):  # neither POLLHUP nor POLLERR
+                self._on_half_end()
+                return
+        self._lose("the host hung up")
 
     def _write_failed(self, reason: str) -> None:
         self._read()  # what the peer said before it went

@@ -125,7 +125,7 @@ async def test_nobody_is_accepted_while_too_many_cannot_be_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("sessiond.transport.drops.MAX_WAITING", 1)
-    monkeypatch.setattr("sessiond.helper.server.RETRY", 0.01)
+    monkeypatch.setattr("sessiond.transport.accept.RETRY", 0.01)
     with world() as it, lingering_socket() as (receiver, lingering):
         await connect_rogue(it, lingering)
         client = it.connect()

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sessiond.errors import UsageError
-from sessiond.helper.listener import SocketInUseError, SocketTakenError, take_listener
+from sessiond.helper.listener import SocketTakenError, take_listener
 from sessiond.transport.fds import OwnedFd
+from sessiond.transport.listening import SocketInUseError
 from sessiond.wire.helper import NAME
 from tests.sessiond.helper.peers import NOBODY, ROOT, address, fresh_name, peer, wait_line
 

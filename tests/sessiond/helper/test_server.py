@@ -92,7 +92,7 @@ async def test_when_full_the_rest_waits() -> None:
         end(waiting)
         await turns(10)
         assert len(it.server._connections) == 3
-        assert not it.server._is_listening
+        assert not it.server._acceptor.is_listening
         assert not it.heard
         first[0].close()
         await wait_closed(waiting)
@@ -132,7 +132,7 @@ async def test_accepted_ones_are_not_inherited_and_do_not_block() -> None:
 async def test_no_descriptors_left_is_no_busy_loop(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sessiond.helper.server.RETRY", 0.05)
+    monkeypatch.setattr("sessiond.transport.accept.RETRY", 0.05)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     with world() as it:
         client = it.connect()
@@ -143,7 +143,7 @@ async def test_no_descriptors_left_is_no_busy_loop(
         resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
         try:
             await turns(50)
-            assert not it.server._is_listening
+            assert not it.server._acceptor.is_listening
             assert caplog.messages == [f"no helper can be heard now: {os.strerror(errno.EMFILE)}"]
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)

@@ -307,3 +307,62 @@ async def test_close_says_nothing(peer: Peer) -> None:
         assert channel.write_nowait(ZEROS) == 0
         await turns(20)
         assert not handler.lost
+
+
+@in_loop
+async def test_paused_channel_reads_nothing_until_it_goes_on(peer: Peer) -> None:
+    with Opened(peer) as (channel, handler):
+        handler.react = channel.pause
+        peer.write(b"first")
+        await handler.until(lambda: bool(handler.data))
+        peer.write(b"second")
+        await turns(5)
+        assert handler.data == b"first"
+        channel.resume()
+        await handler.until(lambda: handler.data == b"firstsecond")
+        assert not handler.lost
+
+
+@in_loop
+async def test_paused_channel_loses_its_peer_with_what_it_said(peer: Peer) -> None:
+    with Opened(peer) as (channel, handler):
+        channel.pause()
+        peer.write(b"unheard")
+        await turns(5)
+        peer.close()
+        await handler.until(lambda: handler.lost == [HUNG_UP])
+        assert not handler.data
+        channel.resume()
+
+
+@in_loop
+async def test_peer_that_has_only_ended_its_half_is_still_written_to() -> None:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    port = OpenPort(OwnedFd(ours.detach()), "socket", waits_for_host=False)
+    poller, handler, ends = EdgePoller(), Handler(), list[str]()
+    with theirs:
+        channel = Channel(port, poller, handler, lambda: ends.append("half"))
+        theirs.sendall(b"last")
+        theirs.shutdown(socket.SHUT_WR)
+        while not ends:
+            await turns(1)
+        assert handler.data == b"last"
+        assert not handler.lost
+        assert channel.write_nowait(memoryview(b"answer")) == 6
+        assert theirs.recv(10) == b"answer"
+    await handler.until(lambda: handler.lost == [HUNG_UP])
+    poller.close()
+
+
+@in_loop
+async def test_peer_that_has_gone_is_lost_whoever_waits_for_half_an_end() -> None:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    port = OpenPort(OwnedFd(ours.detach()), "socket", waits_for_host=False)
+    poller, handler, ends = EdgePoller(), Handler(), list[str]()
+    Channel(port, poller, handler, lambda: ends.append("half"))
+    theirs.close()
+    await handler.until(lambda: handler.lost == [HUNG_UP])
+    assert not ends
+    poller.close()

@@ -17,11 +17,13 @@ _OTHERS: Final = -1  # as a uid, of those that are only counted
 class Refusals:
     """Logs the first refusals of a period, and how many more there were at its end.
 
-    There is no timer unless something was suppressed.
+    ``what`` is who is refused, such as "a helper". There is no timer unless something was
+    suppressed.
     """
 
-    def __init__(self, period: float = PERIOD) -> None:
+    def __init__(self, what: str, period: float = PERIOD) -> None:
         self._loop = asyncio.get_running_loop()
+        self._what = what
         self._period = period
         self._ends = 0.0
         self._logged = Counter[int]()
@@ -29,13 +31,13 @@ class Refusals:
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, uid: int, pid: int, reason: str) -> None:
-        """Log that a helper was refused, and why, or count it."""
+        """Log that one was refused, and why, or count it."""
         if self._loop.time() >= self._ends:
             self._summarize()
             self._ends = self._loop.time() + self._period
         if self._logged[uid] < LINES_EACH and self._logged.total() < LINES:
             self._logged[uid] += 1
-            log.warning("a helper of uid %d, pid %d, is refused: %s", uid, pid, reason)
+            log.warning("%s of uid %d, pid %d, is refused: %s", self._what, uid, pid, reason)
             return
         is_named = uid in self._suppressed or len(self._suppressed) < LINES
         self._suppressed[uid if is_named else _OTHERS] += 1
@@ -55,6 +57,7 @@ class Refusals:
                 f"{count} of others" if uid == _OTHERS else f"{count} of uid {uid}"
                 for uid, count in self._suppressed.most_common()
             )
-            log.warning("%d more suppressed: refused were %s", self._suppressed.total(), whose)
+            total = self._suppressed.total()
+            log.warning("%d more suppressed: refused as %s were %s", total, self._what, whose)
         self._logged.clear()
         self._suppressed.clear()
