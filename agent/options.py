@@ -10,6 +10,7 @@ from sessiond import __version__
 from sessiond.errors import UsageError
 
 STREAM_PORT: Final = "/dev/virtio-ports/org.spice-space.stream.0"
+SOCKET: Final = "/run/spice-sessiond/agent.sock"
 FRAMERATE: Final = IntOption(1, 100, 30)
 _MAX_DIGITS: Final = 10
 _LINK_HELP: Final = "inherited stream socket to spice-sessiond, which starts us with it"
@@ -36,6 +37,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_stream(commands)
     _add_placeholder(commands)
+    _add_user(commands)
+    _add_call(commands)
     return parser
 
 
@@ -95,6 +98,42 @@ def _add_placeholder(commands: "argparse._SubParsersAction[_Parser]") -> None:
     )
     placeholder.add_argument("--text", required=True, metavar="TEXT", help="the sentence")
     placeholder.add_argument("-d", dest="debug", action="store_true", help="log every message")
+
+
+def _add_user(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    user = commands.add_parser(
+        "user",
+        help="answer the host for a user: displays, commands",
+        description="Be the agent of a user: connect to spice-sessiond, and answer what the host "
+        "asks of this user. One for each user.",
+        allow_abbrev=False,
+    )
+    user.add_argument(
+        "--socket", default=SOCKET, metavar="PATH", help=f"the daemon's; default: {SOCKET}"
+    )
+    user.add_argument(
+        "--username", default="", metavar="NAME", help="become this user first; for root alone"
+    )
+    user.add_argument("-d", dest="debug", action="store_true", help="log every message")
+
+
+def _add_call(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    call = commands.add_parser(
+        "call",
+        help="ask the host, through the running agent of this user",
+        description="Let the agent of this user that runs ask the host, and print the answer as "
+        "JSON.",
+        allow_abbrev=False,
+    )
+    call.add_argument(
+        "--socket",
+        default="",
+        metavar="PATH",
+        help="the agent's; default: spice-session-agent.sock in $XDG_RUNTIME_DIR",
+    )
+    call.add_argument("name", metavar="COMMAND", help="what the host is to do")
+    call.add_argument("arguments", nargs="?", default="{}", metavar="JSON", help="an object")
+    call.add_argument("-d", dest="debug", action="store_true", help="log every message")
 
 
 def codec_options(

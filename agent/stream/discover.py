@@ -6,55 +6,36 @@ is for ``evidence``; where the evidence lies, for ``places``.
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Final, TypeVar
+from functools import partial
+from typing import Final
 
 from agent.capture.base import Capture
 from agent.capture.x11 import proof
-from agent.capture.x11.access import Cookie, Server, answering, connect_server, granted
-from agent.capture.x11.backend import X11Capture, capture_display, lost_display
-from agent.capture.x11.display import open_display
-from agent.stream import evidence
-from agent.stream.bounded import within
-from agent.stream.evidence import Attempt, Proof, display_number
+from agent.capture.x11.backend import X11Capture, capture_display
+from agent.capture.x11.display import lost_display, open_display
+from agent.capture.x11.server import Server
+from agent.stream import evidence, reach
+from agent.stream.evidence import Attempt, Proof
 from agent.stream.listeners import compositors, session_servers
 from agent.stream.places import Places
+from agent.stream.reach import NOT_FOUND, REFUSED, UNSUPPORTED, NoDisplayError
 from agent.stream.user_manager import manager_environment
-from agent.stream.xauthority import (
-    NoXauthorityError,
-    XauthorityError,
-    choose_cookie,
-    parse_cookie,
-    read_xauthority,
-)
+from agent.stream.xauthority import NoXauthorityError
 from sessiond.errors import DisplayError
 from sessiond.wire.link import MAX_TEXT, Config
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-TIMEOUT: Final = 2.0  # seconds for one candidate's cookie, and again for its server
 PATIENCE: Final = 8.0  # seconds after which no further candidate is tried
 
-NOT_FOUND: Final = "no-display-found"
-REFUSED: Final = "display-refused"
-UNSUPPORTED: Final = "type-unsupported"
 _WORST_FIRST: Final = (UNSUPPORTED, REFUSED, NOT_FOUND)
 
 XORG_REMEDY: Final = (
     "log in to an Xorg session (GDM: the cog wheel at the password, or WaylandEnable=false under "
     "[daemon] in its custom.conf or daemon.conf; Plasma: 'Plasma (X11)' in the session menu)"
 )
-
-
-class NoDisplayError(DisplayError):
-    """No display could be opened; ``reason`` is a code of the daemon's."""
-
-    def __init__(self, reason: str, text: str) -> None:
-        super().__init__(text)
-        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +60,7 @@ def open_session_display(config: Config, places: Places) -> Opened:
             refusals[f"gave up after {PATIENCE:g} s"] = NOT_FOUND
             break
         try:
-            return _try(attempt, config, places)
+            return reach.reach(attempt, places, partial(_open, attempt, config))
         except NoXauthorityError as error:
             log.debug("%s: %s", attempt.rule, error)
         except DisplayError as error:
@@ -98,7 +79,7 @@ def open_session_display(config: Config, places: Places) -> Opened:
 
 def _blame_wayland(config: Config, places: Places, deadline: float) -> None:
     """Raise NoDisplayError if the session's screen is, by all signs, a Wayland compositor's."""
-    found = _look(lambda: compositors(places, config.session, config.pids), deadline)
+    found = reach.look(lambda: compositors(places, config.session, config.pids), deadline)
     if found:
         raise NoDisplayError(
             UNSUPPORTED,
@@ -125,15 +106,15 @@ def _attempts(config: Config, places: Places, deadline: float) -> Iterator[Attem
 
 def _sources(config: Config, places: Places, deadline: float) -> Iterator[Attempt]:
     """Yield the attempts by source; a look-up costs nothing if an earlier attempt is good."""
-    known = _look(places.authorities, deadline)
+    known = reach.look(places.authorities, deadline)
     yield from evidence.from_candidates(config.candidates, known)
-    servers = _look(lambda: session_servers(places, config.pids), deadline)
+    servers = reach.look(lambda: session_servers(places, config.pids), deadline)
     yield from evidence.from_servers(servers, known)
-    of_session = _look(lambda: places.environments(config.pids), deadline)
+    of_session = reach.look(lambda: places.environments(config.pids), deadline)
     yield from evidence.from_environments(evidence.SESSION_PROCESS, of_session, known)
-    of_user = _look(lambda: places.user_processes(config.session), deadline)
+    of_user = reach.look(lambda: places.user_processes(config.session), deadline)
     yield from evidence.from_environments(evidence.USER_PROCESS, of_user, known)
-    of_manager = _look(lambda: [manager_environment(places, TIMEOUT)], deadline)
+    of_manager = reach.look(lambda: [manager_environment(places, reach.TIMEOUT)], deadline)
     yield from evidence.from_environments(
         evidence.USER_MANAGER, of_manager, known, proof=Proof.SERVER
     )
@@ -141,50 +122,10 @@ def _sources(config: Config, places: Places, deadline: float) -> Iterator[Attemp
     # servers of whom nothing is known.
     environments = (*of_session, *of_user, *of_manager)
     named = [e["XAUTHORITY"] for e in environments if "XAUTHORITY" in e]
-    yield from evidence.from_sockets(_look(places.server_numbers, deadline), [*named, *known])
+    yield from evidence.from_sockets(reach.look(places.server_numbers, deadline), [*named, *known])
 
 
-def _look(source: Callable[[], Iterable[T]], deadline: float) -> list[T]:
-    """Return what a look-up finds until it hangs, fails or is out of time."""
-    found = list[T]()
-
-    def collect() -> None:
-        found.extend(source())
-
-    seconds = min(TIMEOUT, deadline - time.monotonic())
-    if seconds > 0:
-        try:
-            within(seconds, collect, "looking for evidence")
-        except (DisplayError, OSError) as error:
-            log.info("%s", error)
-    return list(found)
-
-
-def _try(attempt: Attempt, config: Config, places: Places) -> Opened:
-    number = display_number(attempt.display)
-    if number is None:
-        raise NoDisplayError(NOT_FOUND, f"{attempt.display!r} is not a display of this machine")
-    cookie = _cookie(attempt, number, places)
-    try:
-        # In a public folder, where anybody may have put a link to a dead mount.
-        server = within(
-            TIMEOUT,
-            lambda: connect_server(places.server(number), TIMEOUT),
-            f"socket of display {attempt.display}",
-        )
-    except OSError as error:
-        text = f"display {attempt.display}: {error.strerror or error}"
-        raise NoDisplayError(NOT_FOUND, text) from None
-    try:
-        _check_server(attempt, server, places.uid)
-        with answering(server.sock, attempt.display, TIMEOUT), granted(server.sock, cookie):
-            return _open(attempt, server, config)
-    except BaseException:
-        server.sock.close()
-        raise
-
-
-def _open(attempt: Attempt, server: Server, config: Config) -> Opened:
+def _open(attempt: Attempt, config: Config, server: Server) -> Opened:
     display = open_display(attempt.display)
     with lost_display(display):
         vt = proof.find_vt(display)
@@ -202,12 +143,6 @@ def _open(attempt: Attempt, server: Server, config: Config) -> Opened:
     return Opened(capture, attempt.rule, attempt.display, vt or 0)
 
 
-def _check_server(attempt: Attempt, server: Server, uid: int) -> None:
-    # A socket in a public folder may be anybody's, and so may an abstract one.
-    if server.uid not in {0, uid}:
-        raise DisplayError(f"display {attempt.display} is served by uid {server.uid}")
-
-
 def _check_proof(attempt: Attempt, vt: int | None, config: Config, *, is_ours: bool) -> None:
     is_on_vt = vt is not None and vt == config.vt
     if vt is not None and config.vt and not is_on_vt:
@@ -218,16 +153,3 @@ def _check_proof(attempt: Attempt, vt: int | None, config: Config, *, is_ours: b
     if attempt.proof is not Proof.NONE and not is_proven:
         where = f"on VT {config.vt}" if attempt.proof is Proof.VT else "the session's"
         raise DisplayError(f"nothing tells that display {attempt.display} is {where}")
-
-
-def _cookie(attempt: Attempt, number: int, places: Places) -> Cookie:
-    if attempt.cookie:
-        return parse_cookie(attempt.cookie)
-    path = attempt.xauthority
-    if not path:
-        return Cookie()
-    entries = within(TIMEOUT, lambda: read_xauthority(path, places.uid), f"cookie file {path}")
-    cookie = choose_cookie(entries, number, places.hostname, is_servers_own=attempt.is_servers_own)
-    if cookie is None:
-        raise XauthorityError(f"cookie file {path} has nothing for display :{number}")
-    return cookie

@@ -11,8 +11,9 @@ from typing import Final
 
 from agent.capture.base import Capture, Cursor
 from agent.encode.base import Encoder
-from agent.stream.discover import REFUSED, NoDisplayError, Opened
+from agent.stream.discover import Opened
 from agent.stream.framelog import FrameLog
+from agent.stream.reach import REFUSED, NoDisplayError
 from agent.stream.screen import Screen
 from agent.stream.sender import Sender
 from agent.stream.streamer import Codecs, Streamer

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Collection, Iterator
 from typing import Final
 
-from agent.capture.x11.access import Server, connect_server
+from agent.capture.x11.server import Server, connect_server
 from agent.stream.evidence import is_compositor, parse_authority, session_of
 from agent.stream.places import Places
 
@@ -22,7 +22,7 @@ def session_servers(places: Places, pids: Collection[int]) -> Iterator[tuple[int
     The file is the one that its arguments name, "" without.
     """
     for number in places.server_numbers() if pids else ():
-        server = _listener(places.server(number))
+        server = listener(places.server(number))
         if server and server.pid in pids:
             yield number, parse_authority(places.read(server.pid, "cmdline", MAX_CMDLINE))
 
@@ -34,7 +34,7 @@ def compositors(places: Places, session: str, pids: Collection[int]) -> Iterator
     compositor that the user's manager started is in none.
     """
     for path in places.runtime_files(is_compositor)[:MAX_COMPOSITORS]:
-        server = _listener(path)
+        server = listener(path)
         if server is None:
             continue
         if server.pid in pids or (server.uid == places.uid and _may_be_of(places, server, session)):
@@ -46,9 +46,13 @@ def _may_be_of(places: Places, server: Server, session: str) -> bool:
     return session_of(cgroup) in {"", session}
 
 
-def _listener(path: str) -> Server | None:
+def listener(path: str, timeout: float = _TIMEOUT) -> Server | None:
+    """Return who listens at ``path``, with a connection that is closed again.
+
+    None for nobody, and for one who has ``timeout`` seconds long no room for another connection.
+    """
     with contextlib.suppress(OSError):
-        server = connect_server(path, _TIMEOUT)
+        server = connect_server(path, timeout)
         server.sock.close()
         return server
     return None

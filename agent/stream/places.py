@@ -89,8 +89,12 @@ class Places:
             if environment.get("XDG_SESSION_ID") == session:
                 yield environment
 
-    def server_numbers(self) -> list[int]:
-        """Return the numbers of the displays that have a socket, in a file or abstract."""
+    def own_processes(self) -> Iterator[Environment]:
+        """Yield the environments of all processes of the user."""
+        yield from self.environments(pid for pid in self._pids() if self._is_own(pid))
+
+    def server_numbers(self, limit: int = MAX_SOCKETS) -> list[int]:
+        """Return the lowest numbers of displays that have a socket, in a file or abstract."""
         names = list[str]()
         with contextlib.suppress(OSError):
             names += os.listdir(self.sockets)
@@ -101,7 +105,7 @@ class Places:
                 if path.startswith(abstract):
                     names.append(path.removeprefix(abstract))
         numbers = {number for name in names if (number := socket_number(name)) is not None}
-        return sorted(numbers)[:MAX_SOCKETS]
+        return sorted(numbers)[:limit]
 
     def _pids(self) -> list[int]:
         with contextlib.suppress(OSError):
@@ -109,11 +113,15 @@ class Places:
         return []
 
     def _is_of_user_manager(self, pid: int) -> bool:
-        folder = self.proc / str(pid)
+        if not self._is_own(pid):
+            return False
         try:
-            if folder.stat().st_uid != self.uid:
-                return False
-            control_group = (folder / "cgroup").read_text(errors="replace")
+            control_group = (self.proc / str(pid) / "cgroup").read_text(errors="replace")
         except OSError:
             return False
         return f"/user@{self.uid}.service/" in control_group
+
+    def _is_own(self, pid: int) -> bool:
+        with contextlib.suppress(OSError):
+            return (self.proc / str(pid)).stat().st_uid == self.uid
+        return False

@@ -19,6 +19,7 @@ from sessiond.errors import InstallError
 UNIT: Final = "spice-sessiond.service"
 SOCKETS: Final = ("spice-sessiond-agent.socket", "spice-sessiond.socket")
 AGENT: Final = "spice-session-agent"
+USER_UNIT: Final = "spice-session-agent.service"
 AGENTS_PATH: Final = ("/usr/local/bin", "/usr/bin", "/bin")
 """PATH of what the daemon starts."""
 _READ: Final = (Path("/usr"), Path("/usr/local"))  # prefixes that systemd, udev and D-Bus read
@@ -69,16 +70,19 @@ def _places(prefix: Path) -> Mapping[str, Path]:
     is_read = prefix in _READ
     units, rules = ("lib/systemd/system", "lib/udev/rules.d")
     unit_folder = prefix / units if is_read else Path("/etc/systemd/system")
+    user_folder = unit_folder.with_name("user")
     share = prefix / "share"
     return {
         "systemd/*.service": unit_folder,  # systemd.unit(5)
         "systemd/*.socket": unit_folder,
+        "systemd/user/*.service": user_folder,
         "systemd/*.rules": prefix / rules if is_read else Path("/etc/udev/rules.d"),  # udev(7)
         # dbus-daemon(1): of policies it does not read those in /usr/local
         "dbus/*.conf": Path("/usr/share" if prefix == Path("/usr") else "/etc", "dbus-1/system.d"),
         "dbus/*.service": (prefix if is_read else _READ[1]) / "share/dbus-1/system-services",
         "dbus/*.xml": share / "dbus-1/interfaces",
         "dbus/*.policy": Path("/usr/share/polkit-1/actions"),  # polkit before 125 has no other
+        "packaging/spice-session-agent.desktop": Path("/etc/xdg/autostart"),
         "packaging/spice-session-helper.desktop": Path("/etc/xdg/autostart"),
         "packaging/spice-session-indicator.desktop": Path("/etc/xdg/autostart"),
         "docs/man/*.1": share / "man/man1",

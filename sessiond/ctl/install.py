@@ -18,16 +18,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from sessiond.ctl.datafiles import SOCKETS, UNIT, DataFile, data_files
+from sessiond.ctl.datafiles import SOCKETS, UNIT, USER_UNIT, DataFile, data_files
 from sessiond.ctl.view import Cell, Page, Style, Table, safe
 from sessiond.errors import InstallError, NotPermittedError
 
 LIST: Final = Path("/var/lib/spice-sessiond/installed.json")
 _PACKAGED: Final = Path("/var/lib/dpkg/info/spice-sessiond.list")  # dpkg's own list (dpkg-query(1))
 _RELOAD: Final = ("systemctl daemon-reload", "udevadm control --reload", "systemctl reload dbus")
-_START: Final = f"systemctl enable --now {UNIT}"  # and its sockets, by Also=
-_STOP: Final = f"systemctl disable --now {UNIT} {' '.join(SOCKETS)}"
-_UNITS_LINKS: Final = "etc/systemd/system"
+# The sockets, too, by Also=; users' agents start with their next session.
+_START: Final = (f"systemctl enable --now {UNIT}", f"systemctl --global enable {USER_UNIT}")
+_STOP: Final = (
+    f"systemctl disable --now {UNIT} {' '.join(SOCKETS)}; systemctl --global disable {USER_UNIT}"
+)
+_UNITS_LINKS: Final = ("etc/systemd/system", "etc/systemd/user")
+_AGENTS_UNIT: Final = "spice-session-agent@.service"  # what its instances' links lead to
 _STYLES: Final = {"wrote": Style.GOOD, "removed": Style.GOOD}
 
 
@@ -56,7 +60,7 @@ def install(options: Namespace) -> Page:
     more = {path: earlier.files[path] for path in earlier.files.keys() - set(written)}
     done = [("wrote", path) for path in written] + _remove(more, root, packaged)
     _remove_folders(earlier.folders, root)
-    return _page(done, (*_RELOAD, _START) if root == Path("/") else ())
+    return _page(done, (*_RELOAD, *_START) if root == Path("/") else ())
 
 
 def uninstall(options: Namespace) -> Page:
@@ -259,9 +263,11 @@ def _remove_folders(folders: Iterable[str], root: Path) -> None:
 
 def _enabled(root: Path, packaged: Container[Path]) -> str:
     """Return the name of a unit of ours that systemd's links lead to; "" if there is none."""
-    for link in sorted(_below(root, _UNITS_LINKS).rglob("*")):
+    links = [link for folder in _UNITS_LINKS for link in _below(root, folder).rglob("*")]
+    for link in sorted(links):
         target = Path(os.readlink(link)) if link.is_symlink() else Path()
-        if target.name in {UNIT, *SOCKETS} and _real(_in(root, target)) not in packaged:
+        is_ours = target.name in {UNIT, *SOCKETS, USER_UNIT, _AGENTS_UNIT}
+        if is_ours and _real(_in(root, target)) not in packaged:
             return target.name
     return ""
 

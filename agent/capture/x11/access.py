@@ -8,7 +8,6 @@ have, in that thread alone; elsewhere they do what they always did.
 
 import contextlib
 import socket
-import struct
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,8 +17,6 @@ from Xlib.support import connect
 
 from sessiond.errors import DisplayError
 
-_UCRED: Final = struct.Struct("iII")  # unix(7), SO_PEERCRED: pid, uid, gid
-
 
 @dataclass(frozen=True, slots=True)
 class Cookie:
@@ -27,37 +24,6 @@ class Cookie:
 
     name: bytes = b""
     data: bytes = field(default=b"", repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """A connection to an X server's socket, and who listens there."""
-
-    sock: socket.socket
-    pid: int
-    uid: int
-
-
-def connect_server(path: str, timeout: float) -> Server:
-    """Connect to the socket ``path``, or to its abstract twin where there is no such file.
-
-    Raises OSError, at the latest after ``timeout`` seconds.
-    """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.settimeout(timeout)
-        try:
-            sock.connect(path)
-        except FileNotFoundError:
-            sock.connect(f"\0{path}")
-        sock.settimeout(None)
-        pid, uid, _gid = _UCRED.unpack(
-            sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-        )
-    except BaseException:
-        sock.close()
-        raise
-    return Server(sock, pid, uid)
 
 
 @contextlib.contextmanager

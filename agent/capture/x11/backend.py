@@ -2,8 +2,6 @@
 
 import logging
 import select
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import chain
 from typing import Any, Final
 
@@ -16,7 +14,7 @@ from agent.capture.x11 import cursor, damage
 from agent.capture.x11.bands import all_bands, differing, pieces, touched
 from agent.capture.x11.cursor import CursorWatch
 from agent.capture.x11.damage import DamageWatch, MotionWatch
-from agent.capture.x11.display import HAS_VT, has_vt, open_display
+from agent.capture.x11.display import HAS_VT, has_vt, lost_display, open_display
 from agent.capture.x11.shm import PixelSource, choose_source
 from sessiond.errors import DisplayError
 
@@ -250,13 +248,3 @@ class X11Capture(Capture):
                 return Changes.PICTURE | Changes.AVAILABLE
             case _:
                 return Changes.NONE
-
-
-@contextmanager
-def lost_display(display: Display) -> Iterator[None]:
-    """Turn what python-xlib raises when the server is gone into DisplayError."""
-    try:
-        yield
-    except (error.ConnectionClosedError, OSError) as problem:
-        name = display.get_display_name()
-        raise DisplayError(f"display {name} has gone away") from problem

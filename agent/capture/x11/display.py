@@ -1,6 +1,8 @@
-"""Opens an X display and checks that its pixels are of the one form that we capture."""
+"""Opens an X display; one to capture has pixels of the one form that we take."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from Xlib import X, error
@@ -15,31 +17,50 @@ HAS_VT: Final = "XFree86_has_VT"  # root window property of a real Xorg: 0 while
 
 
 def open_display(name: str) -> Display:
-    """Connect to ``name``, or to $DISPLAY if it is empty.
+    """Connect to ``name``, or to $DISPLAY if it is empty, to capture it.
 
-    Raises DisplayError when there is none, it refuses us, or its pixels are not 32 bits of
-    B, G, R and padding.
+    Raises DisplayError as ``connect_display`` does, and when its pixels are not 32 bits of B, G, R
+    and padding.
     """
     shown = name or os.environ.get("DISPLAY", "")
     if not shown:
         raise DisplayError("no display: neither --display nor $DISPLAY says which")
-    try:
-        display = _connect(shown)
-    except (error.DisplayNameError, OverflowError) as problem:  # the latter: :65000 as a TCP port
-        raise DisplayError(f"display {shown!r} is not a display name, such as :0") from problem
-    except (error.DisplayError, error.ConnectionClosedError, error.XauthError) as problem:
-        raise DisplayError(f"display {shown} cannot be opened: {_reason(problem)}") from problem
-    except OSError as problem:
-        raise DisplayError(f"display {shown} cannot be opened: {problem.strerror}") from problem
-    # python-xlib prints errors of requests without a reply to stderr; ours have handlers of
-    # their own where an error is expected, and nothing to say where the server is gone.
-    display.set_error_handler(lambda *_: None)
+    display = connect_display(shown)
     try:
         _check_pixels(display, shown)
     except DisplayError:
         display.close()
         raise
     return display
+
+
+def connect_display(name: str) -> Display:
+    """Connect to a display, whatever its pixels are.
+
+    Raises DisplayError when there is none, or it refuses us.
+    """
+    try:
+        display = _connect(name)
+    except (error.DisplayNameError, OverflowError) as problem:  # the latter: :65000 as a TCP port
+        raise DisplayError(f"display {name!r} is not a display name, such as :0") from problem
+    except (error.DisplayError, error.ConnectionClosedError, error.XauthError) as problem:
+        raise DisplayError(f"display {name} cannot be opened: {_reason(problem)}") from problem
+    except OSError as problem:
+        raise DisplayError(f"display {name} cannot be opened: {problem.strerror}") from problem
+    # python-xlib prints errors of requests without a reply to stderr; ours have handlers of
+    # their own where an error is expected, and nothing to say where the server is gone.
+    display.set_error_handler(lambda *_: None)
+    return display
+
+
+@contextmanager
+def lost_display(display: Display) -> Iterator[None]:
+    """Turn what python-xlib raises when the server is gone into DisplayError."""
+    try:
+        yield
+    except (error.ConnectionClosedError, OSError) as problem:
+        name = display.get_display_name()
+        raise DisplayError(f"display {name} has gone away") from problem
 
 
 def has_vt(root: Window, atom: int) -> bool:

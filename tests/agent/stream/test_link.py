@@ -11,10 +11,11 @@ import pytest
 from agent.capture.base import Capture, Changes
 from agent.encode.jpeg import JpegEncoder
 from agent.stream import link as link_module
-from agent.stream.discover import NoDisplayError, Opened
+from agent.stream.discover import Opened
 from agent.stream.framelog import FrameLog
 from agent.stream.link import ALLOWED, LinkSession, State, adopt_link
 from agent.stream.link_app import codec_maker
+from agent.stream.reach import NoDisplayError
 from sessiond.errors import DisplayError, ProtocolError, SessiondError, UsageError
 from sessiond.transport.edge import EdgePoller
 from sessiond.wire.device import Type

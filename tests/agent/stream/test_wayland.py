@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.stream.discover import NoDisplayError, open_session_display
+from agent.stream.discover import open_session_display
 from agent.stream.listeners import MAX_COMPOSITORS, compositors
 from agent.stream.places import Places
+from agent.stream.reach import NoDisplayError
 from sessiond.wire.link import Candidate, Config
 from tests.agent.stream.cookies import RIGHT, record, write
 from tests.fixtures.wayland import Cage

@@ -1,0 +1,1 @@
+"""The agent of a user: answers what the host asks, runs commands, opens displays on demand."""

@@ -1,0 +1,64 @@
+"""What a user's agent does for the host: a table of its commands."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from agent.user.commands import Commands, read_request
+from agent.user.displays import Displays
+from sessiond import __version__
+from sessiond.errors import CommandError
+from sessiond.wire.arguments import Argument, Kind, check
+
+_DISPLAY: Final = {"display": Argument(Kind.STR)}
+_EXEC: Final = {
+    "path": Argument(Kind.STR),
+    "arg": Argument(Kind.STRINGS, is_optional=True),
+    "env": Argument(Kind.STRINGS, is_optional=True),
+    "input-data": Argument(Kind.STR, is_optional=True),
+    "capture-output": Argument(Kind.CAPTURE, is_optional=True),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    run: Callable[[Mapping[str, Any]], object]  # its value, or an awaitable of that
+    arguments: Mapping[str, Argument] = field(default_factory=dict)
+
+
+class Answers:
+    """Does the commands, with the parts that know how to."""
+
+    def __init__(self, displays: Displays, commands: Commands) -> None:
+        self._displays = displays
+        self._commands = commands
+        self._table: Final[Mapping[str, _Command]] = {
+            "guest-ping": _Command(lambda _: {}),
+            "guest-info": _Command(lambda _: self._info()),
+            "guest-exec": _Command(lambda a: commands.start(read_request(a)), _EXEC),
+            "guest-exec-status": _Command(
+                lambda a: commands.status(a["pid"]), {"pid": Argument(Kind.INT)}
+            ),
+            "query-displays": _Command(lambda _: displays.query()),
+            "connect-display": _Command(lambda a: self._connect(a["display"]), _DISPLAY),
+            "query-screens": _Command(lambda a: displays.screens(a["display"]), _DISPLAY),
+        }
+
+    def answer(
+        self, name: str, untrusted_arguments: Mapping[str, Any]
+    ) -> object | Awaitable[object]:
+        """Return the value of a command, or what is to be awaited for it. Raises CommandError."""
+        command = self._table.get(name)
+        if command is None:
+            raise CommandError(f"The command {name} has not been found", "CommandNotFound")
+        return command.run(check(untrusted_arguments, command.arguments))
+
+    async def _connect(self, display: str) -> dict[str, object]:
+        await self._displays.connect(display)
+        return {}
+
+    def _info(self) -> dict[str, object]:
+        commands = [
+            {"name": name, "enabled": True, "success-response": True} for name in self._table
+        ]
+        return {"version": __version__, "supported_commands": commands}
