@@ -19,6 +19,9 @@ from sessiond.errors import UsageError
 CONFIG_FILE: Final = Path("/etc/spice-sessiond/config.toml")
 MAX_FILE: Final = 1 << 20  # bytes; a configuration has a few hundred
 
+MAX_SOCKET_PATH: Final = 107
+"""Bytes: sockaddr_un has room for 108, the NUL at the end among them (unix(7))."""
+
 Value = str | int | float | bool | tuple[str, ...]
 
 
@@ -77,6 +80,20 @@ def _abstract(value: object) -> str:
     text = _text(value)
     if not text.startswith("@") or len(text) < 2 or len(text.encode()) > 108:
         raise ValueError  # sockaddr_un has room for 108 bytes, the leading NUL among them
+    return text
+
+
+def _path(value: object) -> str:
+    text = _text(value)
+    if not text.startswith("/") or len(text.encode()) > MAX_SOCKET_PATH:
+        raise ValueError
+    return text
+
+
+def _channel(value: object) -> str:
+    text = _text(value)
+    if text != "off":
+        _path(text.removeprefix("unix:"))
     return text
 
 
@@ -184,6 +201,24 @@ KEYS: Final[Mapping[str, Key]] = {
     ),
     "helper.needs_xauthority": Key(
         True, _switch, "true or false", "whether a helper has to name a cookie file"
+    ),
+    "users.socket": Key(
+        "/run/spice-sessiond/agent.sock",
+        _path,
+        "the path of a Unix socket",
+        "where users' agents connect",
+    ),
+    "users.allow_root": Key(
+        False,
+        _switch,
+        "true or false",
+        "whether root may have an agent, too, which then runs what the host wants run as root",
+    ),
+    "host_channel": Key(
+        "/dev/virtio-ports/org.spice-space.sessiond.0",
+        _channel,
+        'the path of a character device, "unix:" and the path of a socket to listen on, or "off"',
+        "where the host's commands come from",
     ),
     "vt.active": Key(
         "/sys/class/tty/tty0/active", _text, "a path", "the file that names the VT in front"

@@ -11,8 +11,9 @@ from typing import Any, Final, NoReturn
 from sessiond.bus.access import Access
 from sessiond.bus.contract import find_contract
 from sessiond.bus.manager import Manager
-from sessiond.bus.paths import ROOT, session_path
+from sessiond.bus.paths import ROOT, session_path, user_path
 from sessiond.bus.session import SessionObject
+from sessiond.bus.user_agent import UserAgentObject
 from sessiond.config import Config
 from sessiond.control import Parts as ControlParts
 from sessiond.control import SeatControl
@@ -24,7 +25,7 @@ from sessiond.helper.origin import Origin
 from sessiond.helper.records import Told
 from sessiond.helper.server import HelperServer
 from sessiond.logind.client import LogindClient
-from sessiond.model import Decision, SeatFacts, Session, Status
+from sessiond.model import Decision, SeatFacts, Session, Status, UserAgent
 from sessiond.notify import Notifier
 from sessiond.scope import move_to_scope
 from sessiond.stream.agent import AgentStart
@@ -39,7 +40,7 @@ from sessiond.transport.keep import HELPER_RECORDS, STREAM_PORT, STREAM_STATE
 from sessiond.transport.names import NameWatch
 from sessiond.transport.objects import ObjectServer
 from sessiond.transport.vtfile import VtFile
-from sessiond.users.refuser import Refuser
+from sessiond.userside import UserSide
 from sessiond.wire.helper import Record
 from sessiond.wire.link import Candidate
 from sessiond.wire.link import Config as AgentConfig
@@ -93,13 +94,12 @@ class Daemon:
     async def _serve(self, bus: Bus, poller: EdgePoller) -> NoReturn:
         config = self._config
         self._stored = stored = self._notifier.take_stored()
-        self._make_parts(bus, poller)
         await bus.check_free(config.text("bus.name"))
+        self._make_parts(bus, poller)
         # Every user can take an abstract name: whoever does shall not stop the stream by it.
         self._listener = self._take_listener(borne=SocketTakenError)
         displays, on_new = config.text("displays.sockets"), self._supervisor.on_new_display
         new_displays = NameWatch(displays, poller, on_new, is_folder=True)
-        user_agents = Refuser(stored)
         try:
             self._supervisor.start(restore(stored, config.text("stream.port")))
             self._control.restore(stored)
@@ -109,6 +109,7 @@ class Daemon:
             # where logind says nothing, that.
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._has_facts.wait(), FACTS_WITHIN)
+            self._users.start()
             await bus.request_name(config.text("bus.name"))
             log.info("on the bus as %s", config.text("bus.name"))
             self._notifier.send(READY=1, STATUS=self._control.status.text)
@@ -126,7 +127,7 @@ class Daemon:
             self._logind.close()
             self._vt.close()
             new_displays.close()
-            user_agents.close()
+            self._users.close()
             kept = await self._supervisor.close()
             if kept:
                 self._notifier.store(describe(kept))
@@ -169,7 +170,15 @@ class Daemon:
         )
         self._access = Access(bus)
         self._objects = ObjectServer(bus, ROOT, find_contract(), self._spawn)
-        self._objects.add(ROOT, Manager(control, self._access))
+        self._users = UserSide(
+            config,
+            self._stored,
+            poller,
+            control,
+            on_agent=self._on_user_agent,
+            spawn=self._spawn,
+        )
+        self._objects.add(ROOT, Manager(control, self._users, self._access))
 
     def _on_facts(self, facts: SeatFacts) -> None:
         self._control.on_facts(facts)
@@ -249,6 +258,7 @@ class Daemon:
             objects.add(session_path(new), served)
         for path in (ROOT, *map(session_path, sessions)):
             objects.changed(path)
+        self._users.on_seat(before)
         if before.active != control.facts.active:
             pair = [[it, session_path(it)] for it in (before.active, control.facts.active)]
             objects.emit(ROOT, "SessionSwitched", *pair)
@@ -263,6 +273,13 @@ class Daemon:
         }
         log.info("%s (%s): %s", status.state, status.reason, status.text, extra=fields)
         self._notifier.send(STATUS=f"{status.state}: {status.text}")
+        self._users.on_news(status)
+
+    def _on_user_agent(self, before: UserAgent | None, after: UserAgent | None) -> None:
+        if before:
+            self._objects.remove(user_path(before.uid))
+        if after:
+            self._objects.add(user_path(after.uid), UserAgentObject(after))
 
     def _on_agent(self, bus: Bus, key: str, pid: int) -> None:
         move_to_scope(bus, key, pid)

@@ -15,7 +15,9 @@
     ├── BusCallError             a peer on the bus answered a call with an error, or too late
     ├── RequestError             a peer on the bus asked for what we do not do
     ├── CommandError             a command of the host, or of a user's agent, is not done
-    │   └── NoAgentError         no agent of that user is connected
+    │   ├── NoAgentError         no agent of that user is connected
+    │   ├── NoDisplayError       the user has no such display
+    │   └── NotConnectedError    the user's agent is not connected to that display
     ├── DisplayError             the display cannot be opened or captured, or died
     └── EncoderError             an encoder cannot be made, or failed on a frame
 """
@@ -101,6 +103,20 @@ class NoAgentError(CommandError):
     def __init__(self, user: str) -> None:
         super().__init__(f"no agent connected for user '{user}'")
         self.user = user
+
+
+class NoDisplayError(CommandError):
+    """The user has no such display."""
+
+    def __init__(self, user: str, display: str) -> None:
+        super().__init__(f"user '{user}' has no display '{display}'")
+
+
+class NotConnectedError(CommandError):
+    """The user's agent has not opened that display."""
+
+    def __init__(self, display: str) -> None:
+        super().__init__(f"display '{display}' is not connected")
 
 
 class DisplayError(SessiondError):

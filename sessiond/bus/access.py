@@ -22,6 +22,8 @@ PAUSE: Final = "org.spice-space.sessiond1.pause"
 RESTART: Final = "org.spice-space.sessiond1.restart"
 SETTINGS: Final = "org.spice-space.sessiond1.settings"
 RELOAD: Final = "org.spice-space.sessiond1.reload"
+QUERY_DISPLAYS: Final = "org.spice-space.sessiond1.query-displays"
+CONNECT_DISPLAY: Final = "org.spice-space.sessiond1.connect-display"
 
 LIMIT: Final = 5.0  # seconds for an answer that asks nobody
 INTERACTIVE_LIMIT: Final = 120.0  # seconds for a person to type a password

@@ -1,15 +1,31 @@
-"""What the objects on the bus ask and order; ``sessiond.control`` does it."""
+"""What the objects on the bus ask and order.
 
-from collections.abc import Sequence
+``sessiond.control`` does it for the seat, ``sessiond.userside`` for the users' agents.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
-from sessiond.model import Counters, Event, Reason, SeatFacts, Status
+from sessiond.model import (
+    Counters,
+    Event,
+    Reason,
+    Screen,
+    SeatFacts,
+    Status,
+    UserAgent,
+    UserDisplay,
+)
 
 # The names of our own errors, as the contract has them.
 _ERROR: Final = "org.spice_space.Sessiond1.Error"
 NO_SUCH_SESSION: Final = f"{_ERROR}.NoSuchSession"
 NOT_SWITCHED: Final = f"{_ERROR}.NotSwitched"
 NOT_RELOADED: Final = f"{_ERROR}.NotReloaded"
+NO_USER_AGENT: Final = f"{_ERROR}.NoUserAgent"
+NO_SUCH_DISPLAY: Final = f"{_ERROR}.NoSuchDisplay"
+NOT_CONNECTED: Final = f"{_ERROR}.NotConnected"
+NOT_DONE: Final = f"{_ERROR}.NotDone"
 
 
 class Control(Protocol):
@@ -63,3 +79,26 @@ class Control(Protocol):
 
     def reload(self) -> None:
         """Read the configuration again and follow it."""
+
+
+class Users(Protocol):
+    """The users' agents, as the bus sees them. What cannot be done raises RequestError."""
+
+    @property
+    def agents(self) -> Mapping[int, UserAgent]:
+        """Those that are connected, by uid."""
+
+    def find(self, user: str) -> UserAgent:
+        """Return the agent of a user of that name."""
+
+    async def displays(self, user: str) -> Sequence[UserDisplay]:
+        """Return the user's displays."""
+
+    async def screens(self, user: str, display: str) -> Sequence[Screen]:
+        """Return the screens of a display that the agent is connected to."""
+
+    async def connect(self, user: str, display: str, *, show: bool) -> str:
+        """Let the agent connect to a display; return the session that it belongs to, "" for none.
+
+        ``show`` brings that session to the front, too.
+        """

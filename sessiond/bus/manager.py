@@ -1,16 +1,25 @@
 """``org.spice_space.Sessiond1.Manager``: what is shown, why, and what can be changed.
 
-An adapter without a state of its own: it asks polkit, calls ``Control`` and puts its answers into
-the words of the contract.
+An adapter without a state of its own: it asks polkit, calls ``Control`` and ``Users`` and puts
+their answers into the words of the contract.
 """
 
 from collections.abc import Mapping
 from typing import Any, Final
 
 from sessiond import __version__
-from sessiond.bus.access import PAUSE, RELOAD, RESTART, SETTINGS, SWITCH, Access
-from sessiond.bus.control import NO_SUCH_SESSION, Control
-from sessiond.bus.paths import session_path
+from sessiond.bus.access import (
+    CONNECT_DISPLAY,
+    PAUSE,
+    QUERY_DISPLAYS,
+    RELOAD,
+    RESTART,
+    SETTINGS,
+    SWITCH,
+    Access,
+)
+from sessiond.bus.control import NO_SUCH_SESSION, Control, Users
+from sessiond.bus.paths import session_path, user_path
 from sessiond.errors import RequestError
 from sessiond.model import Session
 from sessiond.transport.objects import Caller
@@ -27,8 +36,9 @@ class Manager:
 
     interface = "org.spice_space.Sessiond1.Manager"
 
-    def __init__(self, control: Control, access: Access) -> None:
+    def __init__(self, control: Control, users: Users, access: Access) -> None:
         self._control = control
+        self._users = users
         self._access = access
 
     def properties(self) -> Mapping[str, Any]:
@@ -121,11 +131,44 @@ class Manager:
         await self._access.check(caller, RELOAD)
         self._control.reload()
 
-    def _later(self, _caller: Caller, *_arguments: object) -> None:
+    def ListUserAgents(self, _caller: Caller) -> list[list[Any]]:  # noqa: N802
+        """Return uid, name and path of each."""
+        agents = self._users.agents.values()
+        return [[agent.uid, agent.name, user_path(agent.uid)] for agent in agents]
+
+    async def QueryDisplays(self, caller: Caller, user: str) -> list[list[Any]]:  # noqa: N802
+        """Return name, session, type and whether that is active, of each display."""
+        await self._check_user(caller, QUERY_DISPLAYS, user)
+        displays = await self._users.displays(user)
+        return [[it.name, it.session, it.type, it.is_active] for it in displays]
+
+    async def QueryScreens(  # noqa: N802
+        self, caller: Caller, user: str, display: str
+    ) -> list[list[Any]]:
+        """Return output, place, size and whether it is the primary one, of each screen."""
+        await self._check_user(caller, QUERY_DISPLAYS, user)
+        screens = await self._users.screens(user, display)
+        return [[it.output, it.x, it.y, it.width, it.height, it.is_primary] for it in screens]
+
+    async def ConnectDisplay(  # noqa: N802
+        self, caller: Caller, user: str, display: str, show: bool
+    ) -> str:
+        """Let the user's agent connect to a display; return the path of its session."""
+        if show:
+            await self._access.check(caller, SWITCH)
+        await self._check_user(caller, CONNECT_DISPLAY, user)
+        return session_path(await self._users.connect(user, display, show=show))
+
+    def RunCommand(self, _caller: Caller, *_arguments: object) -> None:  # noqa: N802
+        """Refuse, in this version."""
         raise RequestError(_NOT_SUPPORTED, "this version cannot do that yet")
 
-    ListUserAgents = QueryDisplays = QueryScreens = ConnectDisplay = _later
-    RunCommand = _later
+    async def _check_user(self, caller: Caller, action: str, user: str) -> None:
+        """Ask whether the caller may do that to a user, who may it without being asked."""
+        uid = self._users.find(user).uid
+        await self._access.check(caller, action, owner=uid)
+        if self._users.find(user).uid != uid:
+            await self._access.check(caller, action)  # the name is another user's by now
 
     def _owner_of_shown(self) -> int | None:
         shown = self._control.facts.sessions.get(self._control.status.session)

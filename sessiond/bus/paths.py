@@ -12,6 +12,11 @@ def session_path(session_id: str) -> str:
     return f"{ROOT}/session/{escape(session_id)}" if session_id else "/"
 
 
+def user_path(uid: int) -> str:
+    """Return the path of the object of a user's agent."""
+    return f"{ROOT}/user/{uid}"
+
+
 def escape(label: str) -> str:
     """Return a label as sd-bus's bus_label_escape() does: other bytes as ``_xx``.
 

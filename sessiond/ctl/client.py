@@ -17,6 +17,7 @@ NAME: Final = "org.spice_space.Sessiond1"
 ROOT: Final = "/org/spice_space/Sessiond1"
 MANAGER: Final = "org.spice_space.Sessiond1.Manager"
 SESSION: Final = "org.spice_space.Sessiond1.Session"
+USER_AGENT: Final = "org.spice_space.Sessiond1.UserAgent"
 PROPERTIES: Final = "org.freedesktop.DBus.Properties"
 OBJECT_MANAGER: Final = "org.freedesktop.DBus.ObjectManager"
 DRIVER_PATH: Final = "/org/freedesktop/DBus"
@@ -24,7 +25,8 @@ NO_OWNER: Final = "org.freedesktop.DBus.Error.NameHasNoOwner"
 
 READ_LIMIT: Final = 10.0  # seconds; it answers in a millisecond
 ORDER_LIMIT: Final = 25.0  # polkit and logind have 5 each
-PASSWORD_LIMIT: Final = 150.0  # the daemon gives a person 120
+AGENT_LIMIT: Final = 75.0  # as orders; a user's agent has 30 for each of two questions
+PASSWORD_LIMIT: Final = 125.0  # and so much more: the daemon gives a person 120
 
 Properties = dict[str, Any]
 """An object's properties by their names in the contract, as they came: of any version's types."""
@@ -57,8 +59,11 @@ class Client:
 
     async def sessions(self) -> dict[str, Properties]:
         """Return the properties of all sessions, by their objects' paths."""
-        [objects] = await self._read(ROOT, OBJECT_MANAGER, "GetManagedObjects")
-        return {path: found[SESSION] for path, found in objects.items() if SESSION in found}
+        return await self._objects(SESSION)
+
+    async def user_agents(self) -> dict[str, Properties]:
+        """Return the properties of all users' agents, by their objects' paths."""
+        return await self._objects(USER_AGENT)
 
     async def session_ids(self) -> list[str]:
         """Return the ids of all sessions."""
@@ -79,6 +84,21 @@ class Client:
         """Call a method of the Manager that changes something."""
         await self._change(Call(self.owner, ROOT, MANAGER, member, signature, body))
 
+    async def displays(self, user: str) -> list[list[Any]]:
+        """Return name, session, type and whether that is active, of a user's displays."""
+        [rows] = await self._ask_agent("QueryDisplays", "s", user)
+        return list(rows)
+
+    async def screens(self, user: str, display: str) -> list[list[Any]]:
+        """Return output, x, y, width, height and whether it is primary, of a display's screens."""
+        [rows] = await self._ask_agent("QueryScreens", "ss", user, display)
+        return list(rows)
+
+    async def connect_display(self, user: str, display: str, *, show: bool) -> str:
+        """Let a user's agent connect to a display; return its session's path, "/" for none."""
+        [path] = await self._ask_agent("ConnectDisplay", "ssb", user, display, show)
+        return str(path)
+
     async def set_manager(self, name: str, signature: str, value: object) -> None:
         """Set a property of the Manager."""
         body = [MANAGER, name, Variant(signature, value)]
@@ -89,9 +109,17 @@ class Client:
         path = await self.session_path(session_id)
         await self._change(Call(self.owner, path, SESSION, "SetStreaming", "b", [enabled]))
 
-    async def _change(self, call: Call) -> None:
-        limit = PASSWORD_LIMIT if self.may_ask else ORDER_LIMIT
-        await self.bus.call(call, limit=limit, interactive=self.may_ask)
+    async def _ask_agent(self, member: str, signature: str, *body: object) -> Sequence[Any]:
+        call = Call(self.owner, ROOT, MANAGER, member, signature, body)
+        return await self._change(call, AGENT_LIMIT)
+
+    async def _change(self, call: Call, limit: float = ORDER_LIMIT) -> Sequence[Any]:
+        limit += PASSWORD_LIMIT if self.may_ask else 0
+        return await self.bus.call(call, limit=limit, interactive=self.may_ask)
+
+    async def _objects(self, interface: str) -> dict[str, Properties]:
+        [objects] = await self._read(ROOT, OBJECT_MANAGER, "GetManagedObjects")
+        return {path: found[interface] for path, found in objects.items() if interface in found}
 
     async def _get_all(self, path: str, interface: str) -> Properties:
         [values] = await self._read(path, PROPERTIES, "GetAll", "s", interface)

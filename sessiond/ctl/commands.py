@@ -8,7 +8,7 @@ from argparse import Namespace
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
-from sessiond.ctl import sessions, status
+from sessiond.ctl import sessions, status, users
 from sessiond.ctl.ask import password_agent
 from sessiond.ctl.client import Client
 from sessiond.ctl.monitor import Monitor
@@ -17,7 +17,7 @@ from sessiond.transport.bus import Bus
 
 Show = Callable[[Page], None]
 Reader = Callable[[Client, Namespace], Awaitable[Page]]
-Order = Callable[[Client, Namespace], Awaitable[None]]
+Order = Callable[[Client, Namespace], Awaitable[Page | None]]
 
 
 async def run(options: Namespace, show: Show) -> Page | None:
@@ -30,12 +30,10 @@ async def run(options: Namespace, show: Show) -> Page | None:
         client = await Client.find(bus, options.name, may_ask=not options.no_ask_password)
         if options.command == "monitor":
             await Monitor(client, show).run(bus, options.name)
-        elif options.command in READERS:
+        if options.command in READERS:
             return await READERS[options.command](client, options)
-        else:
-            with password_agent(is_wanted=client.may_ask):
-                await ORDERS[options.command](client, options)
-        return None
+        with password_agent(is_wanted=client.may_ask):
+            return await ORDERS[options.command](client, options)
 
 
 async def _stream(client: Client, options: Namespace, *, enabled: bool) -> None:
@@ -50,7 +48,9 @@ READERS: Final[Mapping[str, Reader]] = {
     "list": lambda client, _: sessions.list_sessions(client),
     "show": lambda client, options: sessions.show(client, options.session),
     "history": lambda client, options: sessions.history(client, options.lines),
+    "users": lambda client, _: users.users(client),
 }
+"""What everybody may read."""
 ORDERS: Final[Mapping[str, Order]] = {
     "activate": lambda client, options: client.order("ActivateSession", "s", options.session),
     "switch": lambda client, options: client.order("SwitchToVT", "u", options.vt),
@@ -59,4 +59,10 @@ ORDERS: Final[Mapping[str, Order]] = {
     "restart-agent": lambda client, _: client.order("RestartAgent"),
     "set-auto-switch": lambda client, options: client.set_manager("AutoSwitch", "s", options.value),
     "reload": lambda client, _: client.order("Reload"),
+    "displays": lambda client, options: users.displays(client, options.user),
+    "screens": lambda client, options: users.screens(client, options.user, options.display),
+    "connect-display": lambda client, options: users.connect_display(
+        client, options.user, options.display, show=options.show
+    ),
 }
+"""What the daemon may have to ask a password for."""

@@ -4,7 +4,7 @@ Each check is ``ok``, or ``fail`` with what to do, or ``skip``: not known while 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from sessiond.ctl.client import Properties
@@ -19,6 +19,8 @@ _STYLES: Final = {OK: Style.GOOD, FAIL: Style.BAD, SKIP: Style.WARN}
 
 # What to do, where the daemon's own sentence does not say it.
 _GIVE_PORT: Final = 'Give the VM a channel of type spiceport, named "org.spice-space.stream.0".'
+_GIVE_CHANNEL: Final = 'For it, give the VM a channel named "org.spice-space.sessiond.0".'
+_START_AGENT: Final = "Start it there: systemctl --user start spice-session-agent."
 _LOOK: Final = "Look into its log: journalctl -u spice-sessiond."
 _REMEDIES: Final = {
     "port-missing": _GIVE_PORT,
@@ -40,8 +42,10 @@ class Findings:
 
     ``bus_error`` and ``config_error`` say why the bus or the configuration cannot be read: what
     follows from them is not known then. ``pid`` is the daemon's; ``daemon_error`` says that it does
-    not answer. ``port`` and ``agent`` are those of the configuration, ``agent_path`` is where the
-    agent was found.
+    not answer. ``port``, ``agent`` and ``channel`` (of the host) are those of the configuration,
+    ``agent_path`` is where the agent was found, ``channel_holder`` the pid of who has the channel
+    open, as far as who asks may see it. ``caller`` is who asks, "" for root; ``agents`` are the
+    pids of the users' agents by their users.
     """
 
     name: str
@@ -57,6 +61,11 @@ class Findings:
     has_port: bool = False
     agent: str = ""
     agent_path: str = ""
+    channel: str = ""
+    has_channel: bool = False
+    channel_holder: int = 0
+    caller: str = ""
+    agents: Mapping[str, int] = field(default_factory=dict)
 
     def told(self, name: str) -> str:
         """Return a text property of the Manager."""
@@ -192,6 +201,36 @@ def _agent(found: Findings) -> Answer:
     return OK, f"{safe(found.agent_path)} is there"
 
 
+def _channel(found: Findings) -> Answer:
+    if found.config_error:
+        return SKIP, "not known without the configuration"
+    channel, holder = safe(found.channel), found.channel_holder
+    if found.channel == "off":
+        return OK, "is off in the configuration"
+    if not found.has_channel:  # few VMs have one
+        return OK, f"there is no {channel}, by which the host could send commands. {_GIVE_CHANNEL}"
+    if holder and holder != found.pid:
+        return FAIL, f"{channel} is held by pid {holder}, not by the daemon. End that program."
+    return OK, f"{channel} is there{', held by the daemon' if holder else ''}"
+
+
+def _user_agent(found: Findings) -> Answer:
+    if found.manager is None:
+        return _NO_DAEMON
+    front = found.front or {}
+    is_person = str(front.get("Class", "")).startswith("user")
+    users = {str(front["User"][1])} if is_person and "User" in front else set()
+    users |= {found.caller} if found.caller else set()
+    missing = ", ".join(safe(user) for user in sorted(users - found.agents.keys()))
+    if not missing:
+        there = ", ".join(f"{safe(user)} (pid {found.agents[user]})" for user in sorted(users))
+        return OK, f"is connected: {there}" if there else "no user is in front"
+    text = f"no agent is connected of {missing}"
+    if not found.has_channel:
+        return OK, f"{text}; nor is there a host channel that needs one"
+    return FAIL, f"{text}. {_START_AGENT}"
+
+
 def _codecs(manager: Properties) -> str:
     return ", ".join(map(safe, manager.get("HostCodecs", ())))
 
@@ -206,5 +245,7 @@ CHECKS: Final[Mapping[str, Callable[[Findings], Answer]]] = {
     "host": _host,
     "display": _display,
     "encoder": _encoder,
+    "host channel": _channel,
+    "user agent": _user_agent,
 }
 """In the order in which one depends on another."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sessiond.ctl.client import MANAGER, SESSION, Properties
+from sessiond.ctl.client import MANAGER, SESSION, USER_AGENT, Properties
 from sessiond.ctl.status import describe
 from sessiond.ctl.view import safe, yes
 from sessiond.transport.bus_match import Signal
@@ -23,7 +23,8 @@ class Told:
 def tell(arrived: Signal, names: dict[str, str]) -> Told | None:
     """Return what a signal says, None for one that says nothing here.
 
-    ``names`` are the sessions' ids by the paths of their objects, and are kept up to date.
+    ``names`` are the sessions' ids and the names of users with an agent, by the paths of their
+    objects, and are kept up to date.
     """
     teller = _TELLERS.get(arrived.member)
     return teller(arrived, names) if teller else None
@@ -68,6 +69,11 @@ def _agent_exited(arrived: Signal, _names: dict[str, str]) -> Told:
 
 def _interfaces_added(arrived: Signal, names: dict[str, str]) -> Told | None:
     path, interfaces = arrived.body
+    agent = interfaces.get(USER_AGENT)
+    if agent is not None:
+        names[path] = name = str(agent.get("Name", ""))
+        line = f"new: agent of user {safe(name)}, pid {safe(agent.get('PID', 0))}"
+        return Told("UserAgentNew", line, {"UserAgent": agent})
     session = interfaces.get(SESSION)
     if session is None:
         return None
@@ -76,10 +82,13 @@ def _interfaces_added(arrived: Signal, names: dict[str, str]) -> Told | None:
 
 
 def _interfaces_removed(arrived: Signal, names: dict[str, str]) -> Told | None:
-    session = names.pop(arrived.body[0], None)
-    if session is None:
+    path, interfaces = arrived.body
+    name = names.pop(path, None)
+    if name is None:
         return None
-    return Told("SessionRemoved", f"gone: session {safe(session)}", {"Session": session})
+    if USER_AGENT in interfaces:
+        return Told("UserAgentRemoved", f"gone: agent of user {safe(name)}", {"User": name})
+    return Told("SessionRemoved", f"gone: session {safe(name)}", {"Session": name})
 
 
 _TELLERS: Final[Mapping[str, Callable[[Signal, dict[str, str]], Told | None]]] = {

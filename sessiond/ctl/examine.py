@@ -10,8 +10,10 @@ from typing import Any, Final
 from sessiond.config import load
 from sessiond.ctl.client import READ_LIMIT, Client, driver, owner_of
 from sessiond.ctl.doctor import Findings, doctor_page
+from sessiond.ctl.users import own_name
 from sessiond.ctl.view import Page
 from sessiond.errors import BusCallError, BusError, UsageError
+from sessiond.stream.holder import holder_of
 from sessiond.transport.bus import Bus
 
 _LOGIND: Final = "org.freedesktop.login1"
@@ -39,6 +41,8 @@ def _look_around(config: Path | None) -> Findings:
         settings = load([] if config is None else ["--config", str(config)])
     except UsageError as error:
         return Findings(name="", config_error=str(error))
+    channel = settings.text("host_channel")
+    place = channel.removeprefix("unix:")
     port, agent = settings.text("stream.port"), next(iter(settings.texts("stream.agent")), "")
     return Findings(
         name="",
@@ -46,6 +50,10 @@ def _look_around(config: Path | None) -> Findings:
         has_port=os.path.exists(port),
         agent=agent,
         agent_path=shutil.which(agent, path=_AGENTS_PATH) or "",
+        channel=channel,
+        has_channel=os.path.exists(place),
+        channel_holder=holder_of(place) if os.path.exists(place) else 0,
+        caller=own_name() if os.getuid() else "",
     )
 
 
@@ -66,6 +74,8 @@ async def _look_at(client: Client) -> dict[str, Any]:
         found["manager"] = manager = await client.manager()
         _, front = manager.get("ActiveSession") or ("", "/")
         found["front"] = (await client.sessions()).get(front)
+        agents = (await client.user_agents()).values()
+        found["agents"] = {str(it.get("Name", "")): int(it.get("PID", 0)) for it in agents}
     except BusCallError as error:
         found["daemon_error"] = str(error)
     return found

@@ -65,8 +65,9 @@ class Monitor:
         """Say what is so; what was signalled before is part of it, and what came since follows."""
         manager = await self._client.manager()
         self._early = []
-        sessions = await self._client.sessions()
+        sessions, agents = await self._client.sessions(), await self._client.user_agents()
         self._names = {path: str(it.get("Id", "")) for path, it in sessions.items()}
+        self._names |= {path: str(it.get("Name", "")) for path, it in agents.items()}
         self._tell(tell_state(manager))
         early, self._early = self._early, None
         for arrived in early:

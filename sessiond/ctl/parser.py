@@ -2,8 +2,9 @@
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, NoReturn
 
 from sessiond import __version__
@@ -43,8 +44,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return build_parser().parse_args(argv, argparse.Namespace(**_DEFAULTS))
 
 
-def build_parser(complete_sessions: Completer | None = None) -> Parser:
-    """Return the parser; ``complete_sessions`` offers the ids of sessions to a shell."""
+def build_parser(completers: Mapping[str, Completer] = MappingProxyType({})) -> Parser:
+    """Return the parser; ``completers`` offer a shell values, by SESSION, USER and DISPLAY."""
     common = _common()
     parser = Parser(
         prog="spice-sessionctl", parents=[common],
@@ -57,26 +58,39 @@ def build_parser(complete_sessions: Completer | None = None) -> Parser:
     def add(name: str, text: str) -> Parser:
         return commands.add_parser(name, help=text, description=text, parents=[common])
 
-    def add_session(to: Parser, *names: str, **how: Any) -> None:  # noqa: ANN401
-        action = to.add_argument(*names, metavar="SESSION", **how)
-        action.completer = complete_sessions  # type: ignore[attr-defined]
+    def add_known(to: Parser, *names: str, metavar: str = "SESSION", **how: Any) -> None:  # noqa: ANN401
+        action = to.add_argument(*names, metavar=metavar, **how)
+        action.completer = completers.get(metavar)  # type: ignore[attr-defined]
+
+    def add_user(to: Parser) -> Parser:
+        help_text = "you, if none is named"
+        add_known(to, "user", nargs="?", default="", metavar="USER", help=help_text)
+        return to
 
     add("status", "show what is streamed, and why or why not")
     add("list", "list the sessions")
-    add_session(add("show", "show one session"), "session")
-    add_session(add("activate", "bring a session to the front"), "session")
+    add_known(add("show", "show one session"), "session")
+    add_known(add("activate", "bring a session to the front"), "session")
     add("switch", "bring a virtual terminal to the front").add_argument(
         "vt", type=_vt, metavar="VT", help=f"from 1 to {LAST_VT}"
     )
     for name, text in (("pause", "pause the stream"), ("resume", "resume the stream")):
         help_text = "that of one session only, as its user may"
-        add_session(add(name, text), "--session", default="", help=help_text)
+        add_known(add(name, text), "--session", default="", help=help_text)
     add("restart-agent", "end the shown session's agent and start a new one")
     add("history", "show what was decided, and why").add_argument(
         "-n", "--lines", type=_count, default=EVENTS, metavar="N",
         help=f"how many changes; 0 for all that are kept (default: {EVENTS})",
     )  # fmt: skip
     add("monitor", "print what happens, as it happens")
+    add("users", "list the users' agents that are connected")
+    add_user(add("displays", "list the displays of a user"))
+    screens = add_user(add("screens", "list the screens of a display that is connected"))
+    connect = add_user(add("connect-display", "let a user's agent connect to a display"))
+    for command in (screens, connect):
+        add_known(command, "display", metavar="DISPLAY", help="such as :0")
+    help_text = "bring the session that it belongs to to the front, too"
+    connect.add_argument("--show", action="store_true", help=help_text)
     add("set-auto-switch", "choose what follows the end of the shown session").add_argument(
         "value", choices=AUTO_SWITCH
     )

@@ -230,14 +230,14 @@ def test_a_reload_ends_agents_that_are_not_to_be_kept(tmp_path: Path) -> None:
         assert scene.daemon.property("Reason") == "ok"
 
 
-def test_what_later_versions_do_is_not_supported_yet(scene: Scene) -> None:
+def test_users_without_an_agent_are_named(scene: Scene) -> None:
+    assert call(scene, "ListUserAgents") == [[]]
     for member, *arguments in (
-        ("ListUserAgents",),
         ("QueryDisplays", "s", "alice"),
         ("QueryScreens", "ss", "alice", ":0"),
         ("ConnectDisplay", "ssb", "alice", ":0", "true"),
     ):
-        assert "cannot do that yet" in call(scene, member, *arguments)
+        assert "no agent connected for user 'alice'" in call(scene, member, *arguments)
 
 
 def test_a_thousand_questions_a_second_lose_no_frame() -> None:

@@ -40,6 +40,12 @@ def test_file_is_read_and_the_command_line_wins(tmp_path: Path) -> None:
         ("[stream]\nno_such = 1\n", r"config.toml:2: stream.no_such: there is no such key, only"),
         ("[stream]\nwhen_idle = 'dance'\n", r":2: .*not \"placeholder\" or \"close\""),
         ("[stream]\nagent = 'agent'\n", r":2: stream.agent: 'agent' is not a command as a list"),
+        ("[users]\nsocket = 'agent.sock'\n", r":2: users.socket: .* not the path of a Unix socket"),
+        (f"[users]\nsocket = '/{107 * 'a'}'\n", r":2: users.socket: .* not the path of a Unix"),
+        ("[users]\nallow_root = 1\n", r":2: users.allow_root: 1 is not true or false"),
+        ("host_channel = 'unix:here'\n", r"config.toml:1: host_channel: 'unix:here' is not the"),
+        ("host_channel = 'no'\n", r"config.toml:1: host_channel: 'no' is not the path of a char"),
+        ("host_channel = false\n", r"config.toml:1: host_channel: False is not .* or \"off\""),
         ("seat = \n", r"config.toml: Invalid value \(at line 1"),
         ("seat = '\xff'".encode("latin-1"), r"config.toml: not UTF-8"),
         (b"#" * (MAX_FILE + 1), r"config.toml: over"),
@@ -53,6 +59,14 @@ def test_error_says_file_line_key_and_what_is_allowed(
     with pytest.raises(UsageError, match=words) as caught:
         load(["--config", str(file)])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "place", ["/dev/virtio-ports/x", "unix:/run/x.sock", "off", f"unix:/{106 * 'a'}"]
+)
+def test_place_of_the_host_channel(place: str) -> None:
+    config = load(["--config", "/dev/null", "--set", f'host_channel="{place}"'])
+    assert config.text("host_channel") == place
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,22 @@ from sessiond.bus import access
 from sessiond.bus.access import Access
 from sessiond.bus.contract import find_contract
 from sessiond.bus.manager import Manager, codec_name
-from sessiond.bus.paths import ROOT, session_path
+from sessiond.bus.paths import ROOT, session_path, user_path
 from sessiond.bus.session import SessionObject
+from sessiond.bus.user_agent import UserAgentObject
 from sessiond.errors import BusCallError, RequestError
-from sessiond.model import Counters, Display, Event, Reason, SeatFacts, Session, Status
+from sessiond.model import (
+    Counters,
+    Display,
+    Event,
+    Reason,
+    Screen,
+    SeatFacts,
+    Session,
+    Status,
+    UserAgent,
+    UserDisplay,
+)
 from sessiond.transport.bus import Bus, Call
 from sessiond.transport.bus_match import Match
 from sessiond.transport.dbus import Variant
@@ -42,6 +54,7 @@ XML: Final = Path(__file__).parents[3] / "dbus" / "org.spice_space.Sessiond1.xml
 NAME: Final = "org.spice_space.Sessiond1"
 MANAGER: Final = f"{NAME}.Manager"
 SESSION: Final = f"{NAME}.Session"
+USER_AGENT: Final = f"{NAME}.UserAgent"
 STANDARD: Final = "org.freedesktop.DBus.Error"
 PROPERTIES: Final = "org.freedesktop.DBus.Properties"
 OBJECT_MANAGER: Final = "org.freedesktop.DBus.ObjectManager"
@@ -91,6 +104,8 @@ SHOWN: Final = Status(
 )
 ALICE_PATH: Final = f"{ROOT}/session/_33"
 BOB_PATH: Final = f"{ROOT}/session/c2"
+AGENT: Final = UserAgent(1000, "alice", 4712, 1_700_000_000.5)
+AGENT_PATH: Final = f"{ROOT}/user/1000"
 OF_MANAGER: Final[dict[str, Any]] = {
     "Version": __version__,
     "Seat": "seat0",
@@ -146,10 +161,17 @@ OF_BOB: Final[dict[str, Any]] = {
     "EnvSource": "",
     "LogindPath": f"{LOGIND}/c2",
 }
+OF_AGENT: Final[dict[str, Any]] = {
+    "UID": 1000,
+    "Name": "alice",
+    "PID": 4712,
+    "ConnectedUSec": 1_700_000_000_500_000,
+}
 OBJECTS: Final = {
     "manager": (ROOT, MANAGER, OF_MANAGER),
     "shown session": (ALICE_PATH, SESSION, OF_ALICE),
     "other session": (BOB_PATH, SESSION, OF_BOB),
+    "user's agent": (AGENT_PATH, USER_AGENT, OF_AGENT),
 }
 
 
@@ -217,6 +239,36 @@ class FakeControl:
         self.orders.append(order)
 
 
+class FakeUsers:
+    """Alice's agent; ``orders`` is what it was to do."""
+
+    def __init__(self) -> None:
+        self.agents = {1000: AGENT}
+        self.orders: list[tuple[Any, ...]] = []
+        self.session = "3"
+
+    def find(self, user: str) -> UserAgent:
+        for agent in self.agents.values():
+            if agent.name == user:
+                return agent
+        raise RequestError(f"{NAME}.Error.NoUserAgent", f"no agent connected for user '{user}'")
+
+    async def displays(self, user: str) -> list[UserDisplay]:
+        await asyncio.sleep(0)
+        self.orders.append(("displays", user))
+        return [UserDisplay(":1", "3", "x11", is_active=True), UserDisplay(":9")]
+
+    async def screens(self, user: str, display: str) -> list[Screen]:
+        await asyncio.sleep(0)
+        self.orders.append(("screens", user, display))
+        return [Screen("DP-1", -1920, 0, 1920, 1080, is_primary=True)]
+
+    async def connect(self, user: str, display: str, *, show: bool) -> str:
+        await asyncio.sleep(0)
+        self.orders.append(("connect", user, display, show))
+        return self.session
+
+
 class FakeAccess(Access):
     """Lets everybody: ``asked`` are the actions and who may without being asked."""
 
@@ -244,6 +296,7 @@ class Served:
     def __init__(self, address: str) -> None:
         self.address = address
         self.control = FakeControl()
+        self.users = FakeUsers()
         self.access: FakeAccess
         self.objects: ObjectServer
         self.client: Bus
@@ -256,10 +309,11 @@ class Served:
         self.client = enter(await Bus.connect(self.address, takes_fds=True))
         self.access = FakeAccess(server)
         self.objects = ObjectServer(server, ROOT, find_contract(), self._spawn)
-        self.objects.add(ROOT, Manager(self.control, self.access))
+        self.objects.add(ROOT, Manager(self.control, self.users, self.access))
         for session in (ALICE, BOB):
             served = SessionObject(session, self.control, self.access)
             self.objects.add(session_path(session.id), served)
+        self.objects.add(user_path(AGENT.uid), UserAgentObject(AGENT))
         await server.request_name(NAME)
         return self
 
@@ -270,6 +324,11 @@ class Served:
         trace: TracebackType | None,
     ) -> None:
         await self._stack.aclose()
+
+    @property
+    def orders(self) -> list[tuple[Any, ...]]:
+        """What was ordered of the seat, and of the users' agents."""
+        return self.control.orders + self.users.orders
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -360,7 +419,11 @@ async def test_every_property_and_its_type(
 async def test_all_objects_with_all_properties(address: str) -> None:
     async with Served(address) as served:
         [found] = await served.call("GetManagedObjects", interface=OBJECT_MANAGER)
-    assert found == {ALICE_PATH: {SESSION: OF_ALICE}, BOB_PATH: {SESSION: OF_BOB}}
+    assert found == {
+        ALICE_PATH: {SESSION: OF_ALICE},
+        BOB_PATH: {SESSION: OF_BOB},
+        AGENT_PATH: {USER_AGENT: OF_AGENT},
+    }
 
 
 @in_loop
@@ -472,7 +535,7 @@ async def test_property_is_set_by_who_may(
 def test_these_can_be_written_and_no_others() -> None:
     writable = {
         it.attrib["name"]
-        for interface in (MANAGER, SESSION)
+        for interface in (MANAGER, SESSION, USER_AGENT)
         for it in contract(interface).iter("property")
         if it.attrib["access"] != "read"
     }
@@ -515,6 +578,19 @@ METHODS: dict[str, Row] = {
     "RestartAgent": Row((), [], (access.RESTART, 1000), ("restart_agent",)),
     "GetHistory": Row(("u", "0"), [EVENTS]),
     "Reload": Row((), [], (access.RELOAD, None), ("reload",)),
+    "ListUserAgents": Row((), [[[1000, "alice", AGENT_PATH]]]),
+    "QueryDisplays": Row(
+        *(("s", "alice"), [[[":1", "3", "x11", True], [":9", "", "", False]]]),
+        *((access.QUERY_DISPLAYS, 1000), ("displays", "alice")),
+    ),
+    "QueryScreens": Row(
+        *(("ss", "alice", ":1"), [[["DP-1", -1920, 0, 1920, 1080, True]]]),
+        *((access.QUERY_DISPLAYS, 1000), ("screens", "alice", ":1")),
+    ),
+    "ConnectDisplay": Row(
+        *(("ssb", "alice", ":1", "false"), [ALICE_PATH]),
+        *((access.CONNECT_DISPLAY, 1000), ("connect", "alice", ":1", False)),
+    ),
     "Activate": Row((), [], (access.SWITCH, None), ("activate", "3"), *OF_SESSION),
     "SetStreaming": Row(
         *(("b", "false"), [], (access.PAUSE, 1000), ("set_streaming", "3", False, False)),
@@ -522,10 +598,6 @@ METHODS: dict[str, Row] = {
     ),
 }
 LATER: dict[str, tuple[str, tuple[object, ...]]] = {
-    "ListUserAgents": ("", ()),
-    "QueryDisplays": ("s", ("alice",)),
-    "QueryScreens": ("ss", ("alice", ":0")),
-    "ConnectDisplay": ("ssb", ("alice", ":0", True)),
     "RunCommand": ("sssasa{sv}hhh", ("alice", "", "", ["true"], {}, 0, 1, 2)),
 }
 
@@ -544,7 +616,7 @@ async def test_every_method(address: str, member: str) -> None:
     async with Served(address) as served:
         found = await served.busctl("call", NAME, row.path, row.interface, member, *row.arguments)
         assert served.access.asked == ([row.asked] if row.asked else [])
-        assert served.control.orders == ([row.order] if row.order else [])
+        assert served.orders == ([row.order] if row.order else [])
     [method] = (it for it in contract(row.interface).iter("method") if it.get("name") == member)
     gives = signature(method, "out")
     assert found == ([{"type": gives, "data": row.answer}] if gives else [])
@@ -557,13 +629,18 @@ async def test_who_may_not_orders_nothing(address: str, member: str) -> None:
     async with Served(address) as served:
         served.access.is_denying, served.access.uid = True, 4711
         kind, *texts = row.arguments or ("",)
-        values = [json.loads(text) if kind in {"u", "b"} else text for text in texts]
+        values = [json.loads(it) if k in "ub" else it for k, it in zip(kind, texts, strict=True)]
         refused = await served.error(member, kind, *values, path=row.path, interface=row.interface)
         assert refused == (f"{STANDARD}.AccessDenied", "no")
-        assert served.control.orders == []
+        assert served.orders == []
 
 
-@pytest.mark.parametrize("member", [name for name, row in METHODS.items() if row.order])
+OF_THE_USERS: Final = {"QueryDisplays", "QueryScreens", "ConnectDisplay"}
+
+
+@pytest.mark.parametrize(
+    "member", [name for name, row in METHODS.items() if row.order and name not in OF_THE_USERS]
+)
 @in_loop
 async def test_what_the_seat_refuses_is_told(address: str, member: str) -> None:
     row = METHODS[member]
@@ -666,6 +743,94 @@ async def test_without_a_shown_session_nobody_owns_its_agent(address: str) -> No
         served.control.status = replace(SHOWN, session="")
         await served.call("RestartAgent")
         assert served.access.asked == [(access.RESTART, None)]
+
+
+# The users' agents.
+
+
+@in_loop
+async def test_who_connects_a_display_to_show_it_may_also_switch(address: str) -> None:
+    async with Served(address) as served:
+        found = await served.call("ConnectDisplay", "ssb", "alice", ":1", True)
+        assert found == [ALICE_PATH]
+        assert served.access.asked == [(access.SWITCH, None), (access.CONNECT_DISPLAY, 1000)]
+        served.access.is_denying, served.access.uid = True, 1000  # alice, in the background
+        name, _text = await served.error("ConnectDisplay", "ssb", "alice", ":1", True)
+        assert name == f"{STANDARD}.AccessDenied"
+        assert served.users.orders == [("connect", "alice", ":1", True)]
+
+
+@in_loop
+async def test_everybody_may_ask_about_displays_of_their_own(address: str) -> None:
+    async with Served(address) as served:
+        served.access.is_denying, served.access.uid = True, 1000
+        await served.call("QueryDisplays", "s", "alice")
+        await served.call("QueryScreens", "ss", "alice", ":1")
+        await served.call("ConnectDisplay", "ssb", "alice", ":1", False)
+        assert [order[0] for order in served.users.orders] == ["displays", "screens", "connect"]
+
+
+@in_loop
+async def test_display_of_no_session_has_no_object(address: str) -> None:
+    async with Served(address) as served:
+        served.users.session = ""
+        assert await served.call("ConnectDisplay", "ssb", "alice", ":9", False) == ["/"]
+
+
+@pytest.mark.parametrize(
+    ("member", "kinds", "body"),
+    [
+        ("QueryDisplays", "s", ("bob",)),
+        ("QueryScreens", "ss", ("bob", ":1")),
+        ("ConnectDisplay", "ssb", ("bob", ":1", False)),
+    ],
+)
+@in_loop
+async def test_user_without_an_agent(
+    address: str, member: str, kinds: str, body: tuple[object, ...]
+) -> None:
+    async with Served(address) as served:
+        found = await served.error(member, kinds, *body)
+        assert found == (f"{NAME}.Error.NoUserAgent", "no agent connected for user 'bob'")
+        assert served.access.asked == []
+
+
+@in_loop
+async def test_agent_of_who_has_the_name_meanwhile_is_not_the_callers(address: str) -> None:
+    async with Served(address) as served:
+        served.access.uid, served.access.is_denying = 1000, True
+
+        def rename() -> None:
+            served.users.agents = {1001: replace(AGENT, uid=1001)}
+
+        served.access.meanwhile = rename
+        name, _text = await served.error("QueryDisplays", "s", "alice")
+        assert name == f"{STANDARD}.AccessDenied"
+        assert served.users.orders == []
+
+
+@in_loop
+async def test_agents_come_and_go(address: str) -> None:
+    async with Served(address) as served:
+        heard: list[list[Any]] = []
+        told = Signal()
+
+        def hear(signal: BusSignal) -> None:
+            heard.append([signal.member, *signal.body])
+            told.happened()
+
+        for member in ("InterfacesAdded", "InterfacesRemoved"):
+            served.client.subscribe(
+                Match(sender=NAME, interface=OBJECT_MANAGER, member=member), hear
+            )
+        await served.get("Version")  # from this answer on the subscription holds
+        served.objects.remove(AGENT_PATH)
+        served.objects.add(AGENT_PATH, UserAgentObject(replace(AGENT, pid=5)))
+        await told.until(lambda: len(heard) == 2)
+    assert heard == [
+        ["InterfacesRemoved", AGENT_PATH, [USER_AGENT]],
+        ["InterfacesAdded", AGENT_PATH, {USER_AGENT: OF_AGENT | {"PID": 5}}],
+    ]
 
 
 # Wrong questions.
@@ -788,7 +953,7 @@ async def test_introspection_is_the_contract(
     assert found.keys() == {interface} | {f"org.freedesktop.DBus.{name}" for name in standard}
     assert plain(found[interface]) == plain(contract(interface))
     children = [it.attrib["name"] for it in root.findall("node")]
-    assert children == (["session"] if path == ROOT else [])
+    assert children == (["session", "user"] if path == ROOT else [])
 
 
 @in_loop
@@ -801,4 +966,4 @@ async def test_busctl_finds_every_object(address: str) -> None:
         )
         out, _ = await process.communicate()
         assert served.access.asked == []
-    assert {ROOT, ALICE_PATH, BOB_PATH} <= set(out.decode().split())
+    assert {ROOT, ALICE_PATH, BOB_PATH, AGENT_PATH} <= set(out.decode().split())

@@ -10,11 +10,11 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from sessiond.bus.contract import find_contract
-from sessiond.ctl.client import NAME, ROOT, SESSION
+from sessiond.ctl.client import NAME, ROOT, SESSION, USER_AGENT
 from sessiond.errors import RequestError
 from sessiond.transport.bus import Bus
 from sessiond.transport.objects import Caller, ObjectServer
-from tests.sessiond.ctl.told import MANAGER, SESSIONS
+from tests.sessiond.ctl.told import AGENTS, DISPLAYS, MANAGER, SCREENS, SESSIONS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
@@ -73,6 +73,30 @@ class Manager:
         events: list[list[Any]] = [[10**15, "", "idle", "host-not-asking", str(n)] for n in (1, 2)]
         return events[-limit:] if limit else events
 
+    def QueryDisplays(self, caller: Caller, user: str) -> list[list[Any]]:  # noqa: N802
+        self.order(caller, "QueryDisplays", user)
+        return DISPLAYS
+
+    def QueryScreens(self, caller: Caller, *arguments: str) -> list[list[Any]]:  # noqa: N802
+        self.order(caller, "QueryScreens", *arguments)
+        return SCREENS
+
+    def ConnectDisplay(self, caller: Caller, *arguments: object) -> str:  # noqa: N802
+        self.order(caller, "ConnectDisplay", *arguments)
+        return f"{ROOT}/session/_310" if ":0" in arguments else "/"
+
+
+class UserAgent:
+    """One user's agent."""
+
+    interface = USER_AGENT
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.values = values
+
+    def properties(self) -> Mapping[str, Any]:
+        return self.values
+
 
 class Session:
     """One session's object."""
@@ -104,6 +128,8 @@ class FakeDaemon:
         self.objects.add(ROOT, self.manager)
         for path, values in SESSIONS.items():
             self.objects.add(path, Session(self.manager, values))
+        for path, values in AGENTS.items():
+            self.objects.add(path, UserAgent(values))
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)

@@ -13,11 +13,12 @@ from sessiond.ctl.commands import run
 from sessiond.ctl.outcome import Exit, explain
 from sessiond.ctl.parser import parse
 from sessiond.ctl.screen import to_json
+from sessiond.ctl.users import own_name
 from sessiond.errors import BusCallError, BusError, RequestError, SessiondError
 from tests.fixtures.bus import PrivateBus
 from tests.fixtures.loop import Signal, in_loop
 from tests.sessiond.ctl.daemon import STANDARD, FakeDaemon, serving
-from tests.sessiond.ctl.told import ALICE, BOB
+from tests.sessiond.ctl.told import AGENT, ALICE, BOB
 from tests.sessiond.ctl.told import MANAGER as VALUES
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ async def test_what_is_read(address: str) -> None:
         assert await document(address, "status") == VALUES | {"Session": BOB}
         assert await document(address, "list") == [ALICE, BOB]
         assert await document(address, "show", "10") == ALICE
+        assert await document(address, "users") == [AGENT]
         assert [it["ReasonText"] for it in await document(address, "history")] == ["1", "2"]
         assert [it["ReasonText"] for it in await document(address, "history", "-n1")] == ["2"]
         assert daemon.manager.orders == []
@@ -78,6 +80,47 @@ async def test_what_is_ordered(address: str, line: str, order: tuple[object, ...
         assert await do(address, "--no-ask-password", *line.split()) is None
         assert daemon.manager.orders == [order, order]
         assert daemon.manager.asked == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("line", "order", "answer"),
+    [
+        ("displays", ("QueryDisplays", own_name()), {"Display": ":0", "Session": "10"}),
+        ("displays bob", ("QueryDisplays", "bob"), {"Type": "x11", "Active": True}),
+        ("screens :0", ("QueryScreens", own_name(), ":0"), {"Output": "DP-1", "X": -1280}),
+        ("screens bob :0", ("QueryScreens", "bob", ":0"), {"Width": 1280, "Primary": False}),
+    ],
+)
+@in_loop
+async def test_what_an_agent_is_asked(
+    address: str, line: str, order: tuple[object, ...], answer: dict[str, object]
+) -> None:
+    """It may need a password, as an order does."""
+    async with serving(address) as daemon:
+        first = (await document(address, *line.split()))[0]
+        await do(address, "--no-ask-password", *line.split())
+        assert first | answer == first
+        assert daemon.manager.orders == [order, order]
+        assert daemon.manager.asked == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("line", "order", "session"),
+    [
+        ("connect-display :0", ("ConnectDisplay", own_name(), ":0", False), "10"),
+        ("connect-display bob :7", ("ConnectDisplay", "bob", ":7", False), ""),
+        ("connect-display --show bob :0", ("ConnectDisplay", "bob", ":0", True), "10"),
+    ],
+)
+@in_loop
+async def test_display_is_connected(
+    address: str, line: str, order: tuple[object, ...], session: str
+) -> None:
+    async with serving(address) as daemon:
+        display = line.rpartition(" ")[2]
+        found = await document(address, *line.split())
+        assert found == {"Display": display, "Session": session}
+        assert daemon.manager.orders == [order]
 
 
 @pytest.mark.parametrize(
@@ -190,11 +233,14 @@ async def test_monitor(address: str) -> None:
             await watch.wait("switched from session c2 to no session")
             daemon.objects.remove(f"{ROOT}/session/c2")
             await watch.wait("gone: session c2")
+            daemon.objects.remove(f"{ROOT}/user/1000")
+            await watch.wait("gone: agent of user alice")
         assert explain(await watch.wait_end())[0] == Exit.NOT_RUNNING
     assert "the daemon has left the bus" in watch.pages[-1].note
     events = [json.loads(to_json(page.document)) for page in watch.pages]
     assert [event["Event"] for event in events] == [
-        "Now", "PropertiesChanged", "SessionSwitched", "SessionRemoved", "Gone"
+        "Now", "PropertiesChanged", "SessionSwitched", "SessionRemoved", "UserAgentRemoved",
+        "Gone",
     ]  # fmt: skip
     assert all(event["Time"] > 10**15 for event in events)
 

@@ -1,6 +1,7 @@
 """Shell completion: scripts that parse, and ids that never get in the way."""
 
 import argparse
+import asyncio
 import os
 import subprocess
 import sys
@@ -9,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from sessiond.ctl.__main__ import main
-from sessiond.ctl.completion import session_ids
+from sessiond.ctl.completion import COMPLETERS
 from tests.fixtures.bus import PrivateBus
+from tests.fixtures.loop import in_loop
+from tests.sessiond.ctl.daemon import serving
 
 ROOT = Path(__file__).parents[3]
 
@@ -28,6 +31,7 @@ def test_script(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     ("typed", "offered"),
     [
         ("spice-sessionctl re", {"resume", "restart-agent", "reload"}),
+        ("spice-sessionctl s", {"status", "show", "switch", "screens", "set-auto-switch"}),
         ("spice-sessionctl set-auto-switch o", {"off", "on-session-end"}),
         ("spice-sessionctl --json p", {"pretty"}),
         ("spice-sessionctl show --bus unix:path=/nowhere ", set()),
@@ -37,10 +41,31 @@ def test_offers(typed: str, offered: set[str], tmp_path: Path) -> None:
     assert _offers(typed, tmp_path) == offered
 
 
-def test_ids_of_a_bus_without_a_daemon_are_none() -> None:
+@pytest.mark.parametrize("what", COMPLETERS)
+def test_what_a_bus_without_a_daemon_offers_is_nothing(what: str) -> None:
     with PrivateBus() as bus:
-        assert session_ids(parsed_args=argparse.Namespace(bus=bus.address)) == []
-    assert session_ids(parsed_args=argparse.Namespace(bus=bus.address)) == []
+        options = argparse.Namespace(bus=bus.address)
+        assert COMPLETERS[what](parsed_args=options) == []
+    assert COMPLETERS[what](parsed_args=options) == []
+
+
+@pytest.mark.parametrize(
+    ("what", "prefix", "offered"),
+    [
+        ("SESSION", "", ["c2", "10"]),
+        ("SESSION", "1", ["10"]),
+        ("USER", "a", ["alice"]),
+        ("USER", "b", []),
+        ("DISPLAY", "", [":0", ":1"]),
+    ],
+)
+@in_loop
+async def test_what_the_daemon_knows_is_offered(what: str, prefix: str, offered: list[str]) -> None:
+    with PrivateBus() as bus:
+        options = argparse.Namespace(bus=bus.address)
+        async with serving(bus.address):
+            found = await asyncio.to_thread(COMPLETERS[what], prefix, parsed_args=options)
+    assert found == offered
 
 
 def _offers(typed: str, tmp_path: Path) -> set[str]:

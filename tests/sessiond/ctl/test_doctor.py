@@ -1,5 +1,6 @@
 """The doctor's judgement: each finding, and what is said to do."""
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,12 @@ from tests.sessiond.ctl.told import BOB, ESCAPE, MANAGER
 WELL = Findings(
     name="org.spice_space.Sessiond1", pid=4711, manager=MANAGER, front=BOB, has_logind=True,
     has_polkit=True, port="/dev/port", has_port=True, agent="spice-session-agent",
-    agent_path="/usr/bin/spice-session-agent",
+    agent_path="/usr/bin/spice-session-agent", channel="/dev/channel", has_channel=True,
+    channel_holder=4711, caller="alice", agents={"alice": 5, "bob": 6},
 )  # fmt: skip
-DEAD = replace(WELL, pid=0, manager=None, front=None)
+DEAD = replace(WELL, pid=0, manager=None, front=None, channel_holder=0, agents={})
+LONELY = replace(WELL, agents={})
+GREETING = replace(WELL, front=BOB | {"Class": "greeter"}, agents={})
 
 ALL_WELL = """\
 ok configuration can be read
@@ -34,6 +38,8 @@ ok pause         nobody has paused the stream
 ok host          a client asks for a stream, and decodes mjpeg, vp8
 ok display       session c2, bob, x11 user, VT 8: :1, found by logind
 ok encoder       sends mjpeg, 1920x1080
+ok host channel  /dev/channel is there, held by the daemon
+ok user agent    is connected: alice (pid 5), bob (pid 6)
 """
 NOT_RUNNING = """\
 ok   configuration can be read
@@ -46,6 +52,8 @@ skip pause         not known while the daemon does not answer
 skip host          not known while the daemon does not answer
 skip display       not known while the daemon does not answer
 ok   encoder       /usr/bin/spice-session-agent is there; nothing is being encoded
+ok   host channel  /dev/channel is there
+skip user agent    not known while the daemon does not answer
 """
 
 
@@ -105,6 +113,18 @@ def test_the_daemon_does_not_run(capsys: pytest.CaptureFixture[str]) -> None:
         (told("encoder-failed"), "display", SKIP, "back-off"),
         (told("agent-starting", HostCodecs=["h264"]), "encoder", FAIL, "decodes h264"),
         (told("agent-starting"), "encoder", OK, "the agent runs"),
+        (replace(WELL, channel="off", has_channel=False), "host channel", OK, "is off"),
+        (replace(WELL, has_channel=False), "host channel", OK, "no /dev/channel, by which"),
+        (replace(WELL, channel_holder=9), "host channel", FAIL, "held by pid 9, not by"),
+        (replace(DEAD, channel_holder=9), "host channel", FAIL, "held by pid 9, not by"),
+        (replace(WELL, channel_holder=0), "host channel", OK, "/dev/channel is there"),
+        (replace(DEAD, config_error="a.toml:1: x"), "host channel", SKIP, "configuration"),
+        (LONELY, "user agent", FAIL, "of alice, bob. Start it there: systemctl --user start"),
+        (replace(LONELY, has_channel=False), "user agent", OK, "of alice, bob; nor is there"),
+        (replace(LONELY, caller=""), "user agent", FAIL, "of bob."),
+        (GREETING, "user agent", FAIL, "of alice."),
+        (replace(GREETING, caller=""), "user agent", OK, "no user is in front"),
+        (replace(LONELY, front=None, caller=""), "user agent", OK, "no user is in front"),
         (told("text-console", AgentPID=0), "encoder", OK, "/usr/bin/spice-session-agent"),
     ],
 )  # fmt: skip
@@ -122,7 +142,8 @@ def test_every_reason_but_ok_is_somebodys_failure_or_a_beginning(reason: Reason)
 
 def test_nothing_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     manager = {n: ESCAPE if isinstance(v, str) else v for n, v in MANAGER.items()}
-    found = replace(WELL, manager=manager, name=ESCAPE, agent=ESCAPE, port=ESCAPE)
+    found = replace(WELL, manager=manager, name=ESCAPE, agent=ESCAPE, port=ESCAPE, channel=ESCAPE,
+                    caller=ESCAPE)  # fmt: skip
     for one in (found, replace(DEAD, bus_error=ESCAPE, config_error=ESCAPE, name=ESCAPE)):
         Screen().show(doctor_page(one))
     assert "\x1b" not in capsys.readouterr().out
@@ -149,11 +170,18 @@ async def test_no_bus_at_all(tmp_path: Path) -> None:
 @in_loop
 async def test_a_bus_without_anybody(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
-    config.write_text(f'[stream]\nport = "{config}"\nagent = ["/bin/true"]\n')
-    with PrivateBus() as bus:
+    text = f'host_channel = "{config}"\n[stream]\nport = "{config}"\nagent = ["/bin/true"]\n'
+    config.write_text(text)
+    with PrivateBus() as bus, config.open() as file:
+        holder = await asyncio.create_subprocess_exec(
+            "cat", stdin=asyncio.subprocess.PIPE, pass_fds=[file.fileno()]
+        )
         found = await examine(f"--bus={bus.address}", f"--config={config}")
+        await holder.communicate(b"")
     assert found["bus name"][0] == found["logind"][0] == found["polkit"][0] == FAIL
     assert found["port"] == (OK, f"{config} is there")
+    told = f"{config} is held by pid {holder.pid}, not by the daemon. End that program."
+    assert found["host channel"] == (FAIL, told)
     assert found["encoder"] == (OK, "/bin/true is there; nothing is being encoded")
 
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from sessiond.ctl.client import MANAGER, OBJECT_MANAGER, PROPERTIES, ROOT, SESSION
+from sessiond.ctl.client import MANAGER, OBJECT_MANAGER, PROPERTIES, ROOT, SESSION, USER_AGENT
 from sessiond.ctl.events import Told, tell, tell_state
 from sessiond.ctl.screen import to_json
 from sessiond.transport.bus_match import Signal
 from tests.sessiond.ctl import told
-from tests.sessiond.ctl.told import ALICE, ESCAPE
+from tests.sessiond.ctl.told import AGENT, ALICE, ESCAPE
 
 PATH = f"{ROOT}/session/_310"
 
@@ -86,6 +86,19 @@ def test_sessions_come_and_go() -> None:
     assert names == {}
 
 
+def test_users_agents_come_and_go() -> None:
+    names: dict[str, str] = {}
+    path = f"{ROOT}/user/1000"
+    new = Signal(":1.1", ROOT, OBJECT_MANAGER, "InterfacesAdded", [path, {USER_AGENT: AGENT}])
+    gone = Signal(":1.1", ROOT, OBJECT_MANAGER, "InterfacesRemoved", [path, [USER_AGENT]])
+    events = [found for found in (tell(new, names), tell(gone, names)) if found]
+    assert [it.line for it in events] == [
+        "new: agent of user alice, pid 4712", "gone: agent of user alice"
+    ]  # fmt: skip
+    assert [it.fields for it in events] == [{"UserAgent": AGENT}, {"User": "alice"}]
+    assert names == {}
+
+
 @pytest.mark.parametrize(
     ("member", "body"),
     [
@@ -95,6 +108,8 @@ def test_sessions_come_and_go() -> None:
         ("AgentExited", [ESCAPE, 1, 1, ESCAPE]),
         ("InterfacesAdded", ["/x", {SESSION: {"Id": ESCAPE, "User": [1, ESCAPE]}}]),
         ("InterfacesRemoved", [PATH, []]),
+        ("InterfacesAdded", ["/x", {USER_AGENT: {"Name": ESCAPE, "PID": ESCAPE}}]),
+        ("InterfacesRemoved", [PATH, [USER_AGENT]]),
     ],
 )
 def test_no_line_steers_the_terminal(member: str, body: list[Any]) -> None:

@@ -82,9 +82,12 @@ def test_files_go_where_they_are_read(prefix: str, unit: str, policy: str, activ
         f"{unit}/spice-sessiond.service",
         f"{unit}/spice-sessiond.socket",
         f"{unit}/spice-sessiond-agent.socket",
+        f"{unit}/spice-session-agent@.service",
+        f"{unit.removesuffix('system')}user/spice-session-agent.service",
         f"{policy}/{BUS}",
         f"{activation}/dbus-1/system-services/org.spice_space.Sessiond1.service",
         "/usr/share/polkit-1/actions/org.spice_space.Sessiond1.policy",
+        "/etc/xdg/autostart/spice-session-agent.desktop",
         "/etc/xdg/autostart/spice-session-helper.desktop",
         "/etc/xdg/autostart/spice-session-indicator.desktop",
         "/usr/share/gdm/greeter/autostart/spice-session-helper.desktop",
@@ -97,9 +100,11 @@ def test_files_go_where_they_are_read(prefix: str, unit: str, policy: str, activ
 def test_nothing_of_the_data_is_left_out() -> None:
     """Every file is put somewhere, but what is for distributions or for readers."""
     placed = {file.target.name for file in data_files(Path("/usr"), Path("/usr/bin"))}
-    folders = [data.TREE / name for name in ("dbus", "docs/man", "packaging", "systemd")]
+    names = ("dbus", "docs/man", "packaging", "systemd", "systemd/user")
+    folders = [data.TREE / name for name in names]
     there = {path.name for folder in folders for path in folder.iterdir() if path.is_file()}
-    unplaced = {"README.md", "deb.sh", "config.toml", "90-spice-sessiond.preset"}
+    presets = {"90-spice-sessiond.preset", "90-spice-session-agent.preset"}
+    unplaced = {"README.md", "deb.sh", "config.toml", *presets}
     assert there - placed - {"spice-session-helper-greeter.desktop"} == unplaced
 
 
@@ -109,6 +114,8 @@ def test_programs_are_named_with_their_whole_path() -> None:
     assert "\nExecStart=/opt/v/bin/spice-sessiond $" in unit
     assert "\nSockets=spice-sessiond.socket " in unit
     assert "\nRuntimeDirectory=spice-sessiond\n" in unit
+    for name in ("spice-session-agent.service", "spice-session-agent@.service"):
+        assert "\nExecStart=/opt/v/bin/spice-session-agent user\n" in files[name].content.decode()
     entry = files["spice-session-helper.desktop"].content.decode()
     assert "\nExec=/opt/v/bin/spice-session-helper\n" in entry
     assert "\nTryExec=/opt/v/bin/spice-session-helper\n" in entry
@@ -315,6 +322,26 @@ def test_while_it_is_enabled_nothing_is_taken_away(
     assert run("uninstall", root) == Exit.FAILED
     link.unlink()
     link.symlink_to(f"/{Path(UNIT).with_name(link.name)}")
+    assert run("uninstall", root) == Exit.OK
+
+
+@pytest.mark.parametrize(
+    ("link", "unit"),
+    [
+        ("user/graphical-session.target.wants/spice-session-agent.service", "user/%s.service"),
+        ("system/multi-user.target.wants/spice-session-agent@alice.service", "system/%s@.service"),
+    ],
+)
+def test_users_agents_may_be_enabled_too(
+    root: Path, link: str, unit: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("install", root) == Exit.OK
+    place = root / "etc/systemd" / link
+    place.parent.mkdir(parents=True)
+    place.symlink_to(f"/usr/local/lib/systemd/{unit % 'spice-session-agent'}")
+    assert run("uninstall", root) == Exit.FAILED
+    assert f"{Path(unit % 'spice-session-agent').name} is enabled" in capsys.readouterr().err
+    place.unlink()
     assert run("uninstall", root) == Exit.OK
 
 

@@ -7,8 +7,20 @@ import pytest
 from sessiond.ctl.screen import Screen, to_json
 from sessiond.ctl.sessions import history_page, list_page, show_page
 from sessiond.ctl.status import status_page
+from sessiond.ctl.users import connected_page, displays_page, screens_page, users_page
 from sessiond.ctl.view import Page
-from tests.sessiond.ctl.told import ALICE, BOB, ESCAPE, MANAGER, NOW, SESSIONS
+from tests.sessiond.ctl.told import (
+    AGENT,
+    AGENTS,
+    ALICE,
+    BOB,
+    DISPLAYS,
+    ESCAPE,
+    MANAGER,
+    NOW,
+    SCREENS,
+    SESSIONS,
+)
 
 pytestmark = pytest.mark.usefixtures("_utc")
 
@@ -67,6 +79,23 @@ HISTORY = """\
 TIME                 SESSION  STATE (REASON)                  WHY
 2026-09-21 14:13:20  -        no-session (no-active-session)  No session is active on seat0.
 2026-09-21 14:13:22  c2       streaming (ok)                  Session c2 is shown.
+"""
+USERS = """\
+ UID  USER    PID  SINCE
+1000  alice  4712  2026-09-21 14:13:20
+1 user agent.
+"""
+SHOWN_DISPLAYS = """\
+DISPLAY  SESSION  TYPE  FRONT
+:0            10  x11   yes
+:7             -  -     no
+2 displays.
+"""
+SHOWN_SCREENS = """\
+OUTPUT      X  Y  WIDTH  HEIGHT  PRIMARY
+DP-1    -1280  0   1280    1024  no
+HDMI-1      0  0   1920    1080  yes
+2 screens.
 """
 EVENTS = [
     [
@@ -145,6 +174,28 @@ def test_history_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     }  # fmt: skip
 
 
+def test_users(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(users_page(AGENTS), capsys) == USERS
+    assert json.loads(printed(users_page(AGENTS), capsys, "short")) == [AGENT]
+    assert printed(users_page({}), capsys) == "0 user agents.\n"
+
+
+def test_displays_and_screens(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(displays_page(DISPLAYS), capsys) == SHOWN_DISPLAYS
+    assert printed(displays_page([]), capsys) == "0 displays.\n"
+    assert printed(screens_page(SCREENS), capsys) == SHOWN_SCREENS
+    [first, _] = json.loads(printed(screens_page(SCREENS), capsys, "short"))
+    assert first == {
+        "Output": "DP-1", "X": -1280, "Y": 0, "Width": 1280, "Height": 1024, "Primary": False
+    }  # fmt: skip
+
+
+def test_connected(capsys: pytest.CaptureFixture[str]) -> None:
+    page = connected_page(":0", "10")
+    assert printed(page, capsys) == "Connected to :0, which belongs to session 10.\n"
+    assert printed(connected_page(":7", ""), capsys).endswith("belongs to no session.\n")
+
+
 @pytest.mark.parametrize("mode", ["off", "short", "pretty"])
 def test_nothing_that_is_told_steers_the_terminal(
     mode: str, capsys: pytest.CaptureFixture[str]
@@ -158,6 +209,10 @@ def test_nothing_that_is_told_steers_the_terminal(
         list_page({"/": evil}),
         show_page(evil),
         history_page([[1, *[ESCAPE] * 4]]),
+        users_page({"/": AGENT | {"Name": ESCAPE}}),
+        displays_page([[*[ESCAPE] * 3, True]]),
+        screens_page([[ESCAPE, 0, 0, 1, 1, True]]),
+        connected_page(ESCAPE, ESCAPE),
     ]
     for page in pages:
         text = printed(page, capsys, mode)

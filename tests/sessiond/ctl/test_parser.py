@@ -47,6 +47,10 @@ def test_the_one_behind_the_command_wins() -> None:
         ("set-auto-switch on", "on-session-end"),
         ("completion tcsh", "tcsh"),
         ("pause 1", "1"),
+        ("displays alice :0", ":0"),
+        ("screens", "DISPLAY"),
+        ("screens a b c", "c"),
+        ("connect-display --show", "DISPLAY"),
     ],
 )
 def test_wrong_usage_is_one_line(line: str, wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,6 +71,21 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--version"])
     assert ended.value.code == 0
     assert capsys.readouterr().out == f"spice-sessionctl {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "user", "display"),
+    [
+        ("screens :0", "", ":0"),
+        ("screens alice :0", "alice", ":0"),
+        ("connect-display :0 --show", "", ":0"),
+        ("connect-display --show alice :0", "alice", ":0"),
+    ],
+)
+def test_who_names_no_user_means_themselves(line: str, user: str, display: str) -> None:
+    options = parse(line.split())
+    assert (options.user, options.display) == (user, display)
+    assert getattr(options, "show", False) == ("--show" in line)
 
 
 def test_every_command_does_something() -> None:

@@ -59,3 +59,12 @@ BOB: Final[dict[str, Any]] = {
     "LogindPath": "/org/freedesktop/login1/session/c2",
 }
 SESSIONS: Final = {f"{ROOT}/session/c2": BOB, f"{ROOT}/session/_310": ALICE}
+AGENT: Final[dict[str, Any]] = {
+    "UID": 1000,
+    "Name": "alice",
+    "PID": 4712,
+    "ConnectedUSec": 1_790_000_000_000_000,
+}
+AGENTS: Final = {f"{ROOT}/user/1000": AGENT}
+DISPLAYS: Final = [[":0", "10", "x11", True], [":7", "", "", False]]
+SCREENS: Final = [["DP-1", -1280, 0, 1280, 1024, False], ["HDMI-1", 0, 0, 1920, 1080, True]]
