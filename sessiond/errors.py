@@ -17,7 +17,8 @@
     ├── CommandError             a command of the host, or of a user's agent, is not done
     │   └── NoAgentError         no agent of that user is connected
     ├── DisplayError             the display cannot be opened or captured, or died
-    └── EncoderError             an encoder cannot be made, or failed on a frame
+    ├── EncoderError             an encoder cannot be made, or failed on a frame
+    └── StartError               a command that a peer has asked for is not started
 """
 
 
@@ -109,3 +110,14 @@ class DisplayError(SessiondError):
 
 class EncoderError(SessiondError):
     """No such encoder, an option it does not know, or a frame it could not encode."""
+
+
+class StartError(SessiondError):
+    """A command is not started; ``exit_code`` is what its caller is told.
+
+    125 is for a fault of the call's or ours, 126 a refusal, 127 what does not exist (qrexec).
+    """
+
+    def __init__(self, text: str, exit_code: int) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
