@@ -18,6 +18,7 @@
     │   └── NoAgentError         no agent of that user is connected
     ├── DisplayError             the display cannot be opened or captured, or died
     ├── EncoderError             an encoder cannot be made, or failed on a frame
+    ├── ChannelError             another domain cannot be reached, or reads nothing
     └── StartError               a command that a peer has asked for is not started
 """
 
@@ -110,6 +111,10 @@ class DisplayError(SessiondError):
 
 class EncoderError(SessiondError):
     """No such encoder, an option it does not know, or a frame it could not encode."""
+
+
+class ChannelError(SessiondError):
+    """A channel to another domain cannot be opened, or its peer leaves too much unread."""
 
 
 class StartError(SessiondError):
