@@ -311,6 +311,8 @@ def _body(
 
 
 def _trigger_body(message: Trigger, version: int) -> bytes:
+    if not message.service:
+        raise LocalProtocolError("a call without a service")
     if version == OLDEST_VERSION:
         names = (message.service, message.target, message.ident)
         return b"".join(map(_padded, names, _OLD_TRIGGER))
