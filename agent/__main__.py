@@ -101,7 +101,24 @@ def _placeholder(options: argparse.Namespace) -> None:
     asyncio.run(run_link(options.link_fd, open_picture, make_codecs, frames))
 
 
-_COMMANDS: Final = {"stream": _stream, "placeholder": _placeholder}
+def _qrexec(options: argparse.Namespace) -> None:
+    from agent.qrexec.main import qrexec  # noqa: PLC0415 (only for who runs commands)
+
+    qrexec(options)
+
+
+def _qrexec_client(options: argparse.Namespace) -> None:
+    from agent.qrexec.client_main import qrexec_client  # noqa: PLC0415 (likewise)
+
+    qrexec_client(options)
+
+
+_COMMANDS: Final = {
+    "stream": _stream,
+    "placeholder": _placeholder,
+    "qrexec": _qrexec,
+    "qrexec-client": _qrexec_client,
+}
 
 
 async def _run(config: StreamConfig, frames: FrameLog) -> None:
