@@ -230,7 +230,7 @@ def parse_data(kind: Type, body: bytes) -> OnData:
 def parse_for_agent(kind: Type, body: bytes) -> ToAgent:
     """Return the message of a daemon."""
     if kind is Type.SERVICE_REFUSED:
-        return Refuse(_until_nul(body))
+        return Refuse(_until_nul(body[:-1]))
     place, text = parse_place(body), _until_nul(body[_PLACE.size : -1])
     return _REQUESTS[kind](place, text)
 

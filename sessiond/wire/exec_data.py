@@ -124,6 +124,7 @@ class Data(Channel[OnData]):
         self.own = FIRST[role]
         self.peer = FIRST[_PEERS[role]]
         self._strays: set[Type] = set()
+        self._behind_stray: OnData | None = None
 
     @property
     def max_chunk(self) -> int:
@@ -169,17 +170,26 @@ class Data(Channel[OnData]):
         self.own = after
 
     def _messages(self) -> Iterator[Hello | OnData | Stray]:
-        while message := self._next():
-            if isinstance(message, Hello):
-                yield message
-                continue
-            kind = _type_of(message)
-            if kind not in _SENT[_PEERS[self.role]] and kind not in self._strays:
-                self._strays.add(kind)
-                yield Stray(kind)
-            meant = self._meant(message)
-            if self._hear(meant):
-                yield meant
+        while message := self._next_told():
+            yield message
+
+    def _next_told(self) -> Hello | OnData | Stray | None:
+        told: Hello | OnData | Stray | None = self._behind_stray
+        self._behind_stray = None
+        while not told and (message := self._next()):
+            told = message if isinstance(message, Hello) else self._told(message)
+        return told
+
+    def _told(self, message: OnData) -> OnData | Stray | None:
+        """Return what the caller hears of it."""
+        meant = self._meant(message)
+        heard = meant if self._hear(meant) else None
+        kind = _type_of(message)
+        if kind in _SENT[_PEERS[self.role]] or kind in self._strays:
+            return heard
+        self._strays.add(kind)
+        self._behind_stray = heard
+        return Stray(kind)
 
     def _meant(self, message: OnData) -> OnData:
         if isinstance(message, Chunk):

@@ -134,6 +134,7 @@ def test_last_byte_of_a_command_line_is_its_end_whatever_it_is() -> None:
     assert told_to_agent(Type.JUST_EXEC, place + b"u") == [JustExec(PLACE, b"")]
     ident = bytes(range(65, 97))
     assert told_to_agent(Type.SERVICE_CONNECT, place + ident) == [Connect(PLACE, ident[:-1])]
+    assert told_to_agent(Type.SERVICE_REFUSED, ident) == [Refuse(ident[:-1])]
     assert told_to_agent(Type.SERVICE_CONNECT, place + b"SOCKET1\0") == [Connect(PLACE, b"SOCKET1")]
 
 
