@@ -117,8 +117,9 @@ class Process:
             self._hang_up(connection, data)
         # Everything that it had of us is closed. Most programs end of that.
         while child and child.status is None:
-            self._watch.wait({})
-            child.reap()
+            child.reap()  # first: its end may have been told while we hung up
+            if child.status is None:
+                self._watch.wait({})
 
     def _connected(self) -> Duplex:
         if self._job.connection:
