@@ -24,6 +24,8 @@ _COMMANDS: Final = {
     "placeholder": ("agent.stream.main", "placeholder"),
     "user": ("agent.user.main", "user"),
     "call": ("agent.user.call", "call"),
+    "qrexec": ("agent.qrexec.main", "qrexec"),
+    "qrexec-client": ("agent.qrexec.client_main", "qrexec_client"),
 }
 
 

@@ -11,6 +11,7 @@ from sessiond.errors import UsageError
 
 STREAM_PORT: Final = "/dev/virtio-ports/org.spice-space.stream.0"
 SOCKET: Final = "/run/spice-sessiond/agent.sock"
+QREXEC_SOCKET: Final = "/var/run/qubes/qrexec-agent"
 FRAMERATE: Final = IntOption(1, 100, 30)
 _MAX_DIGITS: Final = 10
 _LINK_HELP: Final = "inherited stream socket to spice-sessiond, which starts us with it"
@@ -39,6 +40,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_placeholder(commands)
     _add_user(commands)
     _add_call(commands)
+    _add_qrexec(commands)
+    _add_qrexec_client(commands)
     return parser
 
 
@@ -134,6 +137,63 @@ def _add_call(commands: "argparse._SubParsersAction[_Parser]") -> None:
     call.add_argument("name", metavar="COMMAND", help="what the host is to do")
     call.add_argument("arguments", nargs="?", default="{}", metavar="JSON", help="an object")
     call.add_argument("-d", dest="debug", action="store_true", help="log every message")
+
+
+def _add_qrexec(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    qrexec = commands.add_parser(
+        "qrexec",
+        help="run commands for a qrexec daemon",
+        description="Be a qrexec agent: run commands and services for the daemon at the other end "
+        "of a vchan, as the user who starts this, and pass on calls from inside.",
+        allow_abbrev=False,
+    )
+    _add_agent_socket(qrexec)
+    qrexec.add_argument(
+        "--no-fork-server", action="store_true", help="fork commands of the agent's own process"
+    )
+    qrexec.add_argument("-d", dest="debug", action="store_true", help="log every message")
+
+
+def _add_qrexec_client(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    client = commands.add_parser(
+        "qrexec-client",
+        help="call a service over qrexec",
+        description="Call a service of another domain, and connect it with PROGRAM's stdin and "
+        "stdout or else with ours. The options are those of qrexec-client-vm.",
+        allow_abbrev=False,
+    )
+    client.set_defaults(debug=False)
+    _add_agent_socket(client)
+    client.add_argument("--source-qube", default="", metavar="NAME", help="call in its name")
+    client.add_argument(
+        "--prefix-data", "-p", default="", metavar="DATA", help="what to send before all input"
+    )
+    client.add_argument(
+        "--use-stdin-socket", action="store_true", help="stdin is a socket, and stdout, too"
+    )
+    client.add_argument("--buffer-size", type=int, metavar="BYTES", help="has no effect here")
+    for stream, letter in (("stdout", "t"), ("stderr", "T")):
+        client.add_argument(
+            f"-{letter}", f"--filter-escape-chars-{stream}", dest=f"filter_{stream}",
+            action="store_true", default=None,
+            help=f"replace what a terminal acts on in {stream} (default if it is a terminal)",
+        )  # fmt: skip
+        client.add_argument(
+            f"--no-filter-escape-chars-{stream}", dest=f"filter_{stream}", action="store_false",
+            default=None, help="leave it as it is",
+        )  # fmt: skip
+    client.add_argument("target", metavar="TARGET", help="a domain's name, or a keyword")
+    client.add_argument("service", metavar="SERVICE", help="its name, with +ARGUMENT")
+    client.add_argument(
+        "program", nargs=argparse.REMAINDER, metavar="PROGRAM", help="its path, and its arguments"
+    )
+
+
+def _add_agent_socket(parser: "_Parser") -> None:
+    parser.add_argument(
+        "--agent-socket", "-a", default=QREXEC_SOCKET, metavar="PATH",
+        help=f"where clients call the agent (default: {QREXEC_SOCKET})",
+    )  # fmt: skip
 
 
 def codec_options(

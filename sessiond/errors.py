@@ -19,7 +19,9 @@
     │   ├── NoDisplayError       the user has no such display
     │   └── NotConnectedError    the user's agent is not connected to that display
     ├── DisplayError             the display cannot be opened or captured, or died
-    └── EncoderError             an encoder cannot be made, or failed on a frame
+    ├── EncoderError             an encoder cannot be made, or failed on a frame
+    ├── ChannelError             another domain cannot be reached, or reads nothing
+    └── StartError               a command that a peer has asked for is not started
 """
 
 
@@ -125,3 +127,18 @@ class DisplayError(SessiondError):
 
 class EncoderError(SessiondError):
     """No such encoder, an option it does not know, or a frame it could not encode."""
+
+
+class ChannelError(SessiondError):
+    """A channel to another domain cannot be opened, or its peer leaves too much unread."""
+
+
+class StartError(SessiondError):
+    """A command is not started; ``exit_code`` is what its caller is told.
+
+    125 is for a fault of the call's or ours, 126 a refusal, 127 what does not exist (qrexec).
+    """
+
+    def __init__(self, text: str, exit_code: int) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code

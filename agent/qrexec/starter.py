@@ -1,0 +1,158 @@
+"""Who forks the processes of commands: this process, or one that was forked of it early.
+
+A process that has threads or a loop must not be forked: then a fork server is started before.
+"""
+
+import abc
+import array
+import contextlib
+import logging
+import os
+import select
+import signal
+import socket
+from typing import Final, NoReturn, cast
+
+from agent.qrexec.process import SIGNALS, Job, Surroundings, fork
+from agent.qrexec.watch import EndedError, Watch
+from sessiond.errors import ChannelError
+from sessiond.wire.exec import (
+    Exec,
+    JustExec,
+    MessageReader,
+    Type,
+    pack,
+    parse_for_agent,
+)
+
+log = logging.getLogger(__name__)
+
+_MAX_PACKET: Final = 1 << 17  # bytes; the longest request is half of that
+_MAX_FDS: Final = 2  # a life line and a connection
+
+
+class Starter(abc.ABC):
+    """Starts the process of a command."""
+
+    @abc.abstractmethod
+    def start(self, job: Job) -> socket.socket:
+        """Start it and return the life line: see ``process``. The job's connection is closed here.
+
+        Raises ChannelError if it cannot be.
+        """
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Start nothing any more. Those that run go on until their life lines end."""
+
+
+class Here(Starter):
+    """Forks of this process, which has no thread, and whose ``watch`` it is."""
+
+    def __init__(self, surroundings: Surroundings, watch: Watch) -> None:
+        self._surroundings = surroundings
+        self._watch = watch
+
+    def start(self, job: Job) -> socket.socket:
+        ours, its = socket.socketpair()
+        try:
+            fork(job, its, self._surroundings, self._watch)
+        except OSError as error:
+            ours.close()
+            raise ChannelError(f"cannot fork: {error.strerror}") from error
+        return ours
+
+    def close(self) -> None:
+        reap()
+
+
+class ForkServer(Starter):
+    """Forks of a process that was forked of this one when this object was made.
+
+    To be made before there is any thread or loop.
+    """
+
+    def __init__(self, surroundings: Surroundings) -> None:
+        self._sock, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.pid = os.fork()
+        if not self.pid:
+            _serve(its, self._sock, surroundings)
+        its.close()
+
+    def start(self, job: Job) -> socket.socket:
+        ours, its = socket.socketpair()
+        connection = [job.connection] if job.connection else []
+        try:
+            socket.send_fds(
+                self._sock,
+                [pack(job.request)],
+                [sock.fileno() for sock in (its, *connection)],
+            )
+        except OSError as error:
+            ours.close()
+            raise ChannelError(f"the fork server has gone: {error.strerror}") from error
+        finally:
+            for sock in (its, *connection):
+                sock.close()
+        return ours
+
+    def close(self) -> None:
+        self._sock.close()
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, 0)
+
+
+def reap() -> None:
+    """Take note of the children of this process that have ended."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def _serve(sock: socket.socket, others: socket.socket, surroundings: Surroundings) -> NoReturn:
+    status = 1
+    try:
+        others.close()
+        with Watch(SIGNALS - {signal.SIGUSR1}) as watch:
+            _fork_until_the_end(sock, surroundings, watch)
+        status = 0
+    except EndedError:
+        status = 0
+    except Exception:
+        log.exception("the fork server has failed")
+    finally:
+        os._exit(status)
+
+
+def _fork_until_the_end(sock: socket.socket, surroundings: Surroundings, watch: Watch) -> None:
+    while True:
+        ready, _ = watch.wait({sock.fileno(): select.POLLIN})
+        reap()
+        if not ready:
+            continue
+        received = _receive(sock)
+        if received is None:
+            return
+        job, life_line = received
+        try:
+            fork(job, life_line, surroundings, watch)
+        except OSError as error:
+            log.error("cannot fork: %s", error)  # noqa: TRY400
+
+
+def _receive(sock: socket.socket) -> tuple[Job, socket.socket] | None:
+    """Return the next job and its life line, None at the end."""
+    fds = array.array("i")
+    space = socket.CMSG_SPACE(_MAX_FDS * fds.itemsize)
+    packet, ancillary, _flags, _address = sock.recvmsg(_MAX_PACKET, space, socket.MSG_CMSG_CLOEXEC)
+    if not packet:
+        return None
+    for _level, _type, data in ancillary:
+        fds.frombytes(data)
+    life_line, *connection = (socket.socket(fileno=fd) for fd in fds)
+    reader = MessageReader()
+    reader.feed(packet)
+    kind, size = cast("tuple[int, int]", reader.next_header())
+    body = cast("bytes", reader.take_body(size))
+    request = cast("Exec | JustExec", parse_for_agent(Type(kind), body))
+    return Job(request, connection[0] if connection else None), life_line

@@ -1,0 +1,106 @@
+"""vchan over Unix sockets, as qubes-core-vchan-socket has it.
+
+A stream socket with a name, and bytes as they are. Its name says who serves whom; domains are only
+numbers, and whoever may open the directory may be any of them.
+"""
+
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Self
+
+from sessiond.errors import ChannelError
+from sessiond.transport.duplex import Duplex, Listener, Transport
+
+DIRECTORY: Final = Path("/var/run/vchan")
+
+# Not there, no longer or not yet served, or too many wait for it.
+_LATER: Final = (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN)
+
+
+class Vchan(Transport):
+    """What one domain, ``domain``, serves and reaches; the sockets are in ``directory``."""
+
+    def __init__(self, domain: int, directory: Path = DIRECTORY) -> None:
+        self._domain = domain
+        self._directory = directory
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
+        """Return what $VCHAN_DOMAIN, 0 without it, and $VCHAN_SOCKET_DIR say.
+
+        Raises ChannelError for a domain that is no number.
+        """
+        domain = environment.get("VCHAN_DOMAIN", "0")
+        try:
+            number = int(domain)
+        except ValueError:
+            raise ChannelError(f"$VCHAN_DOMAIN is {domain!r}, which is no number") from None
+        return cls(number, Path(environment.get("VCHAN_SOCKET_DIR", DIRECTORY)))
+
+    def listen(self, domain: int, port: int) -> Listener:
+        """Serve ``port`` for ``domain``. Raises ChannelError.
+
+        A socket of that name goes away first, whoever serves it.
+        """
+        return _VchanListener(self._path(self._domain, domain, port))
+
+    def try_connect(self, domain: int, port: int) -> Duplex | None:
+        """Return a connection to the domain's port, None if it does not serve it yet.
+
+        Raises ChannelError for what does not get better by waiting.
+        """
+        path = self._path(domain, self._domain, port)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            sock.connect(str(path))
+        except OSError as error:
+            sock.close()
+            if error.errno in _LATER:
+                return None
+            raise ChannelError(f"vchan {path}: {error.strerror or error}") from error
+        return Duplex(sock)
+
+    def _path(self, server: int, client: int, port: int) -> Path:
+        return self._directory / f"vchan.{server}.{client}.{port}.sock"
+
+
+class _VchanListener(Listener):
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            path.unlink(missing_ok=True)
+            self._sock.bind(str(path))
+            self._sock.listen(1)
+            self._file = _identity(path)
+        except OSError as error:
+            self._sock.close()
+            raise ChannelError(f"vchan {path}: {error.strerror or error}") from error
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def accept(self) -> Duplex | None:
+        try:
+            accepted, _ = self._sock.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return None
+        self.close()
+        return Duplex(accepted)
+
+    def close(self) -> None:
+        if self._sock.fileno() < 0:
+            return
+        self._sock.close()
+        with contextlib.suppress(OSError):
+            if _identity(self._path) == self._file:  # not a successor's
+                self._path.unlink()
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = os.lstat(path)
+    return status.st_dev, status.st_ino

@@ -1,0 +1,1 @@
+"""qrexec's channels and command lines: their decoders' seeds and invariant."""
