@@ -19,7 +19,7 @@ def qrexec(options: argparse.Namespace) -> None:
     open_stdio()
     transport = Vchan.from_environment(os.environ)
     surroundings = Surroundings(transport, dict(os.environb))
-    early = None if options.no_fork_server else ForkServer(surroundings)
+    early = None if options.no_fork_server else ForkServer.fork(surroundings)
     with Watch(SIGNALS - {signal.SIGUSR1}) as watch, contextlib.suppress(EndedError):
         starter = early or Here(surroundings, watch)
         Agent(transport, starter, Path(options.agent_socket), watch).run()

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import socket
 import stat
 from collections.abc import Mapping, Sequence
@@ -19,8 +20,8 @@ WAIT_FOR_SESSION: Final = b"qubes.WaitForSession"
 _SERVICE_PATH: Final = b"/run/qubes-rpc:/usr/local/etc/qubes-rpc:/etc/qubes-rpc"
 _CONFIG_PATH: Final = b"/run/qubes/rpc-config:/usr/local/etc/qubes/rpc-config:/etc/qubes/rpc-config"
 _TCP: Final = b"/dev/tcp"
-_PORTS: Final = range(1, 65536)
-_MAX_PORT_DIGITS: Final = 5
+_PORT: Final = re.compile(rb"[1-9][0-9]{0,4}")
+_LAST_PORT: Final = 65535
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,7 @@ def _tcp(place: bytes, argument: bytes) -> TcpService:
             pass
         case _:
             raise StartError(f"{_shown(_TCP + place)} with {_shown(argument)}", PROBLEM)
-    if not (port.isdigit() and len(port) <= _MAX_PORT_DIGITS and int(port) in _PORTS):
+    if not _PORT.fullmatch(port) or int(port) > _LAST_PORT:
         raise StartError(f"{_shown(port)} is no port", PROBLEM)
     name = _shown(host)
     return TcpService(_family(name), name, int(port))

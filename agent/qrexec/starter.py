@@ -11,7 +11,7 @@ import os
 import select
 import signal
 import socket
-from typing import Final, NoReturn, cast
+from typing import Final, NoReturn, Self, cast
 
 from agent.qrexec.process import SIGNALS, Job, Surroundings, fork
 from agent.qrexec.watch import EndedError, Watch
@@ -67,17 +67,22 @@ class Here(Starter):
 
 
 class ForkServer(Starter):
-    """Forks of a process that was forked of this one when this object was made.
+    """Forks of another process, which is at the other end of ``sock``."""
 
-    To be made before there is any thread or loop.
-    """
+    def __init__(self, sock: socket.socket, pid: int) -> None:
+        self._sock = sock
+        self._pid = pid
 
-    def __init__(self, surroundings: Surroundings) -> None:
-        self._sock, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.pid = os.fork()
-        if not self.pid:
-            _serve(its, self._sock, surroundings)
+    @classmethod
+    def fork(cls, surroundings: Surroundings) -> Self:
+        """Fork that process of this one, as long as this has neither a thread nor a loop."""
+        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = os.fork()
+        if not pid:
+            ours.close()
+            serve(its, surroundings)
         its.close()
+        return cls(ours, pid)
 
     def start(self, job: Job) -> socket.socket:
         ours, its = socket.socketpair()
@@ -99,7 +104,7 @@ class ForkServer(Starter):
     def close(self) -> None:
         self._sock.close()
         with contextlib.suppress(ChildProcessError):
-            os.waitpid(self.pid, 0)
+            os.waitpid(self._pid, 0)
 
 
 def reap() -> None:
@@ -109,10 +114,10 @@ def reap() -> None:
             pass
 
 
-def _serve(sock: socket.socket, others: socket.socket, surroundings: Surroundings) -> NoReturn:
+def serve(sock: socket.socket, surroundings: Surroundings) -> NoReturn:
+    """Be a fork server, and exit when ``sock`` ends or we are told to end."""
     status = 1
     try:
-        others.close()
         with Watch(SIGNALS - {signal.SIGUSR1}) as watch:
             _fork_until_the_end(sock, surroundings, watch)
         status = 0

@@ -65,22 +65,14 @@ class Watch:
         for number in self._handlers:
             signal.signal(number, signal.SIG_DFL)
 
-    @property
-    def filenos(self) -> list[int]:
-        """Return what is readable when ``take`` has something to tell."""
-        lines = [self._life_line.fileno()] if self._life_line else []
-        return [self._reader.fileno(), *lines]
-
     def take(self) -> set[int]:
-        """Return the signals that came. Raises EndedError if we are to end."""
+        """Return the signals that came. Raises EndedError if one of them is for us to end."""
         numbers: set[int] = set()
         with contextlib.suppress(BlockingIOError):
             while data := self._reader.recv(4096):
                 numbers.update(data)
         if numbers & _ENDING:
             raise EndedError(f"by signal {min(numbers & _ENDING)}")
-        if self._life_line and not _is_alive(self._life_line):
-            raise EndedError("who started us has gone")
         return numbers
 
     def wait(
@@ -93,10 +85,13 @@ class Watch:
         poll = select.poll()
         for fd, events in wanted.items():
             poll.register(fd, events)
-        for fd in self.filenos:
-            poll.register(fd, select.POLLIN)
+        for sock in filter(None, (self._reader, self._life_line)):
+            poll.register(sock, select.POLLIN)
         ready = dict(poll.poll(None if timeout is None else timeout * 1000))
-        signals = self.take() if ready.keys() & set(self.filenos) else set()
+        # What has woken us may have come about behind a signal that poll(2) was too early for.
+        signals = self.take()
+        if self._life_line and self._life_line.fileno() in ready and not _is_alive(self._life_line):
+            raise EndedError("since who started us has gone")
         return {fd: events for fd, events in ready.items() if fd in wanted}, signals
 
 

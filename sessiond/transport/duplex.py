@@ -8,7 +8,6 @@ It is for a loop around poll(2), in the process of a command; ``wait_readable`` 
 import abc
 import asyncio
 import socket
-import time
 from types import TracebackType
 from typing import Final, Self
 
@@ -19,6 +18,7 @@ MAX_UNSENT: Final = 1 << 20
 """Bytes. Two chunks and some short messages wait at most, in who stops while it is blocked."""
 
 CONNECT_TIMEOUT: Final = 120.0  # seconds; as long as qrexec's own programs try
+# From one attempt to the next, doubling: no event tells that somebody serves it now.
 FIRST_RETRY: Final = 0.0005  # seconds
 LAST_RETRY: Final = 0.025  # likewise: few wake-ups, and no delay that anybody notices
 
@@ -169,20 +169,6 @@ class Transport(abc.ABC):
 
         Raises ChannelError for what does not get better by waiting.
         """
-
-    def connect(self, domain: int, port: int, timeout: float = CONNECT_TIMEOUT) -> Duplex:
-        """Return a connection as soon as there is one; blocks for at most ``timeout`` seconds.
-
-        Raises ChannelError.
-        """
-        deadline = time.monotonic() + timeout
-        delay = FIRST_RETRY
-        while not (connection := self.try_connect(domain, port)):
-            if time.monotonic() >= deadline:
-                raise ChannelError(f"domain {domain} does not serve port {port}")
-            time.sleep(delay)
-            delay = min(2 * delay, LAST_RETRY)
-        return connection
 
     async def wait_connected(self, domain: int, port: int) -> Duplex:
         """Return a connection as soon as there is one; the caller says how long that may take.
