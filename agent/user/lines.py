@@ -1,23 +1,29 @@
 """One connection that speaks ``wire.rpc``: a socket in, messages out, and the other way round.
 
 Messages are neither answered nor judged here. What cannot be sent is kept, and meanwhile nothing is
-read: who does not take our answers gets to ask no more.
+read: who does not take our answers gets to ask no more. Descriptors that come with a line are kept
+until who hears the message takes them.
 """
 
+import array
 import asyncio
 import json
 import logging
 import socket
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
 from sessiond.errors import ProtocolError
+from sessiond.transport.fds import OwnedFd
 from sessiond.wire import rpc
 
 log = logging.getLogger(__name__)
 
 READ_SIZE: Final = 64 << 10  # bytes a turn of the loop: others come in between
 _ENOUGH: Final = 1 << 20  # bytes that wait to be sent, before nothing is read any more
+_MAX_WAITING: Final = 2 * rpc.MAX_FDS  # those of a line that is not whole yet, and of the next
+_FD: Final = array.array("i").itemsize
 
 
 class Lines:
@@ -41,6 +47,7 @@ class Lines:
         self._on_end = on_end
         self._reader = rpc.LineReader(limit)
         self._unsent = bytearray()
+        self._fds = deque[OwnedFd]()  # that came, in order, and were not taken yet
         self._is_open = True
         self._is_reading = False
         self._is_deaf = False  # it takes nothing any more
@@ -57,6 +64,15 @@ class Lines:
         if not is_waiting:
             self._write()
 
+    def take_fds(self, count: int) -> list[OwnedFd]:
+        """Return the descriptors that came with the call that is being heard, ``count`` of them.
+
+        Raises ProtocolError where they did not come.
+        """
+        if count > len(self._fds):
+            raise ProtocolError(f"a call without its {count} descriptors")
+        return [self._fds.popleft() for _ in range(count)]
+
     def close(self) -> None:
         """End the connection; a second call does nothing."""
         if self._is_open:
@@ -65,6 +81,9 @@ class Lines:
             self._loop.remove_writer(self._sock)
             self._sock.close()
             self._unsent.clear()
+            for fd in self._fds:
+                fd.close()
+            self._fds.clear()
 
     def _end(self, reason: str) -> None:
         if self._is_open:
@@ -84,8 +103,11 @@ class Lines:
 
     def _read(self) -> None:
         try:
-            data = self._sock.recv(READ_SIZE)
+            data = self._receive()
         except BlockingIOError:
+            return
+        except ProtocolError as error:
+            self._end(str(error))
             return
         except OSError as error:
             self._end(str(error.strerror or error))
@@ -101,6 +123,20 @@ class Lines:
                     return
         except ProtocolError as error:
             self._end(str(error))
+
+    def _receive(self) -> bytes:
+        """Return what is there, b"" at the end, and keep what came with it.
+
+        Raises OSError, and ProtocolError for more descriptors than may come.
+        """
+        space = socket.CMSG_SPACE(rpc.MAX_FDS * _FD)
+        data, ancillary, flags, _ = self._sock.recvmsg(READ_SIZE, space, socket.MSG_CMSG_CLOEXEC)
+        for _level, _type, numbers in ancillary:
+            whole = numbers[: len(numbers) - len(numbers) % _FD]
+            self._fds += map(OwnedFd, array.array("i", whole))
+        if flags & socket.MSG_CTRUNC or len(self._fds) > _MAX_WAITING:
+            raise ProtocolError("too many descriptors")
+        return data
 
     def _write(self) -> None:
         try:

@@ -9,6 +9,9 @@ has are ignored, so that a newer peer may say more::
     {"error": {"class": C, "desc": D}}                               a Farewell, before a hang-up
 
 Ids are the caller's own whole numbers. No line says who the agent is: the kernel does.
+
+The daemon may send descriptors with a call, at its line's first byte; the line says how many, as
+``"fds": 3``. An agent may not.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,17 +26,22 @@ MAX_LINE: Final = 12 << 20
 
 MAX_NAME: Final = 255  # characters of a command's or an event's name
 MAX_ID: Final = (1 << 63) - 1
+MAX_FDS: Final = 8  # descriptors that come with one line
 
 _GENERIC: Final = "GenericError"
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A command to be done, and answered by a Result of the same ``id``."""
+    """A command to be done, and answered by a Result of the same ``id``.
+
+    ``fds`` is how many descriptors come with it.
+    """
 
     command: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     id: int = 0
+    fds: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +126,10 @@ def parse(line: bytes) -> Message:
         raise ProtocolError("a line is no JSON object")
     if "execute" in untrusted:
         return Call(
-            _name(untrusted["execute"]), _object(untrusted, "arguments"), _id(untrusted.get("id"))
+            _name(untrusted["execute"]),
+            _object(untrusted, "arguments"),
+            _id(untrusted.get("id")),
+            _fds(untrusted.get("fds", 0)),
         )
     if "event" in untrusted:
         return Notice(_name(untrusted["event"]), _object(untrusted, "data"))
@@ -144,6 +155,7 @@ def _members(message: Message) -> dict[str, object]:
                 "execute": message.command,
                 "arguments": dict(message.arguments),
                 "id": message.id,
+                **({"fds": message.fds} if message.fds else {}),
             }
         case Result(error=None):
             return {"return": message.value, "id": message.id}
@@ -172,6 +184,12 @@ def _object(untrusted: Mapping[str, Any], member: str) -> Mapping[str, Any]:
 def _id(untrusted: object) -> int:
     if type(untrusted) is not int or not 0 <= untrusted <= MAX_ID:
         raise ProtocolError("an id is no whole number, or out of range")
+    return untrusted
+
+
+def _fds(untrusted: object) -> int:
+    if type(untrusted) is not int or not 0 <= untrusted <= MAX_FDS:
+        raise ProtocolError("a number of descriptors is no whole number, or out of range")
     return untrusted
 
 
