@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from tests.fuzz.helper import seeds as helper
 from tests.fuzz.qga import seeds as qga
+from tests.fuzz.qrexec import seeds as qrexec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +39,17 @@ SUBJECTS: Final = {
         ),
         *(qga.SEEDS, qga.TOKENS, qga.MAX_INPUT),
         runs=8_000,
+    ),
+    "qrexec": Subject(
+        (
+            "sessiond.wire.exec",
+            "sessiond.wire.exec_channel",
+            "sessiond.wire.exec_command",
+            "sessiond.wire.exec_control",
+            "sessiond.wire.exec_data",
+        ),
+        *(qrexec.SEEDS, qrexec.TOKENS, qrexec.MAX_INPUT),
+        runs=25_000,
     ),
 }
 
