@@ -16,6 +16,8 @@
     ├── RequestError             a peer on the bus asked for what we do not do
     ├── CommandError             a command of the host, or of a user's agent, is not done
     │   ├── NoAgentError         no agent of that user is connected
+    │   ├── NoSessionError       the user has no such session
+    │   ├── RefusedError         the policy does not let this caller have that run
     │   ├── NoDisplayError       the user has no such display
     │   └── NotConnectedError    the user's agent is not connected to that display
     ├── DisplayError             the display cannot be opened or captured, or died
@@ -105,6 +107,20 @@ class NoAgentError(CommandError):
     def __init__(self, user: str) -> None:
         super().__init__(f"no agent connected for user '{user}'")
         self.user = user
+
+
+class NoSessionError(CommandError):
+    """The user has no such session."""
+
+    def __init__(self, user: str, session: str) -> None:
+        super().__init__(f"user '{user}' has no session '{session}'")
+
+
+class RefusedError(CommandError):
+    """What is to be run is refused; ``user`` is whose it would be."""
+
+    def __init__(self, user: str) -> None:
+        super().__init__(f"the policy refuses to run that as user '{user}'")
 
 
 class NoDisplayError(CommandError):

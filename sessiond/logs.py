@@ -9,9 +9,9 @@ from systemd.journal import JournalHandler
 
 FIELDS: Final = (
     "SESSION", "SESSION_USER", "AGENT_PID", "REASON",
-    # of what the host and users' agents have asked for (sessiond.users.audit)
-    "DIRECTION", "COMMAND", "COMMAND_USER", "COMMAND_ID", "OUTCOME", "DURATION_MS", "EXEC_PATH",
-    "EXEC_ARGUMENTS",
+    # of what the host, users' agents and others have asked for (sessiond.users.audit)
+    "DIRECTION", "CALLER", "COMMAND", "COMMAND_USER", "COMMAND_ID", "OUTCOME", "DURATION_MS",
+    "EXEC_PATH", "EXEC_ARGUMENTS",
 )  # fmt: skip
 """What ``extra`` of a log call may hold; each becomes a field of the journal's entry."""
 

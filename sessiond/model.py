@@ -215,6 +215,34 @@ class UserAgent:
 
 
 @dataclass(frozen=True, slots=True)
+class Ending:
+    """How a command has ended: the exit code, or -1 and the signal that killed it.
+
+    -1 and no signal where nobody knows: the user's agent is gone, and the command with it.
+    """
+
+    code: int
+    signal: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What a local caller wants run. What is not named is "".
+
+    ``user`` is whose command it is to be, by default the caller's, or that of the ``session``.
+    ``argv`` is the command, or what goes to the ``service``. ``env`` is added to the environment.
+    """
+
+    uid: int  # of the caller
+    user: str = ""
+    session: str = ""
+    service: str = ""
+    argv: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    cwd: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class UserDisplay:
     """A display of a user's, such as ``:0``.
 

@@ -7,9 +7,7 @@ signalled.
 """
 
 import asyncio
-import contextlib
 import logging
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -34,6 +32,7 @@ from sessiond.transport.dbus import (
     claimable,
     unpack,
 )
+from sessiond.transport.passing import close_aside
 
 log = logging.getLogger(__name__)
 
@@ -264,7 +263,7 @@ class Bus:
         except Exception as error:  # noqa: BLE001 (the library would log it and go on)
             self._end(error)
         finally:
-            _close_unclaimed(incoming)
+            close_aside(incoming.unclaimed)
         return False
 
     def _on_answer(self, message: Message) -> None:
@@ -308,12 +307,6 @@ class Bus:
 
 def _taken(name: str) -> BusError:
     return BusError(f"the name {name} is taken: another instance is running")
-
-
-def _close_unclaimed(incoming: Incoming) -> None:
-    while incoming.unclaimed:
-        with contextlib.suppress(OSError):
-            os.close(incoming.unclaimed.pop())
 
 
 def _signal(message: Message) -> Signal:

@@ -6,11 +6,13 @@ dbus-fast 1.84, 2.44 and 5; the work-arounds for what those do wrong stand here.
 ``dbus_next``) chooses one, for tests.
 """
 
+import array
 import asyncio
 import contextlib
 import importlib
 import logging
 import os
+import socket
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -18,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from sessiond.transport.lean import import_without
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
     import dbus_fast as _library
@@ -66,6 +67,8 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 LIBRARY: Final[str] = _library.__name__
+# The kernel passes at most 253 at once (Linux, include/net/scm.h: SCM_MAX_FD).
+_FD_ROOM: Final = socket.CMSG_SPACE(253 * array.array("i").itemsize)
 _LONGEST_AUTH_LINE: Final = 16 << 10  # dbus-daemon's own limit, dbus-auth.c MAX_BUFFER
 
 
@@ -108,6 +111,12 @@ class MessageBus(_MessageBus):
         writer.sock = _PatientSocket(writer.sock)
         return self
 
+    async def _authenticate(self) -> None:
+        # The last step before the library begins to read.
+        await super()._authenticate()
+        if self._negotiate_unix_fd:
+            self._sock = cast("socket.socket", _RoomySocket(cast("socket.socket", self._sock)))
+
     def post(self, msg: Message) -> None:
         """Send ``msg`` whatever it is; a lost connection is told by ``on_end`` alone."""
         self._send_checked(msg)  # type: ignore[unused-awaitable]
@@ -148,6 +157,26 @@ class MessageBus(_MessageBus):
             if not data or len(line) > _LONGEST_AUTH_LINE:
                 raise ConnectionResetError("it hung up during authentication")
         return line[:-2].decode("ascii", "replace")
+
+
+class _RoomySocket:
+    """What the libraries read from: a socket with room for all descriptors of a message.
+
+    dbus-fast 1.84 has room for one, and the kernel closes the others, however long that takes. And
+    all that comes is close-on-exec from birth.
+    """
+
+    def __init__(self, sock: "socket.socket") -> None:
+        self._sock = sock
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 (the socket's own)
+        return getattr(self._sock, name)
+
+    def recvmsg(
+        self, size: int, *_room: int
+    ) -> tuple[bytes, list[tuple[int, int, bytes]], int, Any]:
+        """Do as a socket does."""
+        return self._sock.recvmsg(size, _FD_ROOM, socket.MSG_CMSG_CLOEXEC)
 
 
 class _PatientSocket:

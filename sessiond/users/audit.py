@@ -1,5 +1,6 @@
 """Every action that the host causes, and every request to the host, as one line of the journal.
 
+And every command that others have run in a user's session: a line at its start and one at its end.
 Never content: no input, no output, no environment, no words of an error. What others have written
 is made harmless and short; there is no flood of it, and no line is missing without being counted.
 """
@@ -24,6 +25,7 @@ MAX_VALUE: Final = 256  # characters of each name, path and id
 MAX_ARGUMENTS: Final = 1024  # characters of a command's arguments together
 
 EXEC: Final = "guest-exec"
+RUN: Final = "run"  # what the journal calls a command that is no request of the host's
 
 
 class Way(Enum):
@@ -31,6 +33,8 @@ class Way(Enum):
 
     FROM_HOST = "host-to-guest"
     TO_HOST = "guest-to-host"
+    FROM_QREXEC = "qrexec-to-guest"
+    LOCAL = "local"
 
 
 class Kind(Enum):
@@ -39,11 +43,16 @@ class Kind(Enum):
     EXEC = "commands that were run"
     FROM_HOST = "other requests of the host"
     TO_HOST = "requests of users' agents"
+    FROM_QREXEC = "commands by qrexec"
+    LOCAL = "commands of local callers"
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What is asked for. ``user`` is "" for nobody; ``started`` is the loop's time in seconds."""
+    """What is asked for. ``user`` is "" for nobody; ``started`` is the loop's time in seconds.
+
+    ``caller`` is the name of a local caller.
+    """
 
     way: Way
     user: str
@@ -51,13 +60,26 @@ class Action:
     id: object
     arguments: Mapping[str, Any]
     started: float
+    caller: str = ""
 
     @property
     def kind(self) -> Kind:
         """Whose budget the line is taken from."""
-        if self.way is Way.TO_HOST:
-            return Kind.TO_HOST
-        return Kind.EXEC if self.command == EXEC else Kind.FROM_HOST
+        if self.way is Way.FROM_HOST:
+            return Kind.EXEC if self.is_run else Kind.FROM_HOST
+        return _KINDS[self.way]
+
+    @property
+    def is_run(self) -> bool:
+        """Whether it is a command that is run as a user."""
+        return self.way is not Way.TO_HOST and self.command in {EXEC, RUN}
+
+
+_KINDS: Final = {
+    Way.TO_HOST: Kind.TO_HOST,
+    Way.FROM_QREXEC: Kind.FROM_QREXEC,
+    Way.LOCAL: Kind.LOCAL,
+}
 
 
 class Audit:
@@ -105,13 +127,27 @@ def _write(action: Action, error: CommandError | None, outcome: str, seconds: fl
         "DURATION_MS": round(seconds * 1000),
     }
     what = fields["COMMAND"] or "no request"
-    if action.kind is Kind.EXEC:
+    if action.is_run:
         fields["EXEC_PATH"], fields["EXEC_ARGUMENTS"] = path, words = _executed(action.arguments)
         what = f"{what} {path} {words}"
-    user = fields["COMMAND_USER"] or "daemon"
-    ends = ("host", user) if action.way is Way.FROM_HOST else (user, "host")
-    log.info("%s -> %s: %s, id %s: %s, %d ms", *ends, what, fields["COMMAND_ID"] or "none",
+    if action.caller:
+        fields["CALLER"] = clean(action.caller)
+    log.info("%s -> %s: %s, id %s: %s, %d ms", *_ends(action), what, fields["COMMAND_ID"] or "none",
              outcome, fields["DURATION_MS"], extra=fields)  # fmt: skip
+
+
+def _ends(action: Action) -> tuple[str, str]:
+    """Return who asks whom."""
+    user = clean(action.user) or "daemon"
+    match action.way:
+        case Way.FROM_HOST:
+            return "host", user
+        case Way.TO_HOST:
+            return user, "host"
+        case Way.FROM_QREXEC:
+            return "qrexec", user
+        case Way.LOCAL:
+            return clean(action.caller), user
 
 
 def _executed(arguments: Mapping[str, Any]) -> tuple[str, str]:

@@ -5,6 +5,7 @@ and breaking a rule ends the connection. Who the agent is, no line says (``serve
 """
 
 import asyncio
+import functools
 import logging
 import select
 import socket
@@ -15,6 +16,7 @@ from typing import Final, Protocol
 from sessiond.errors import CommandError, ProtocolError
 from sessiond.model import UserAgent
 from sessiond.transport.drops import Drops, read_nowait
+from sessiond.transport.passing import Outgoing, Passed
 from sessiond.transport.peer import Peer
 from sessiond.users.budget import Budget
 from sessiond.wire import rpc
@@ -25,6 +27,9 @@ log = logging.getLogger(__name__)
 READ_SIZE: Final = 16 << 10
 WRITE_SIZE: Final = 256 << 10  # more than a Unix socket takes at once
 MAX_TEXT: Final = 4096  # characters of an error's text
+
+COMMAND_EXITED: Final = "COMMAND_EXITED"
+"""The one notice that is heard always: it is about what we have asked for, or dropped unheard."""
 
 # The set is closed (QEMU, qapi/error.json): another word is no class.
 _CLASSES: Final = frozenset({
@@ -87,7 +92,7 @@ class Connection:
         self._limits = limits
         self._drops = drops
         self._reader = rpc.LineReader(max_values=limits.values)
-        self._unsent = bytearray()
+        self._unsent = Outgoing()
         self._is_writing = False  # when it can be written to, that is
         self._is_deaf = False  # it takes nothing any more
         self._is_closed = False
@@ -109,20 +114,27 @@ class Connection:
         self.agent = agent
         self._loop.add_reader(self._sock, self._on_readable)
 
-    def call(self, command: str, arguments: Mapping[str, object]) -> "asyncio.Future[object]":
-        """Ask the agent; the future has the value that it answers, or a CommandError."""
+    def call(
+        self, command: str, arguments: Mapping[str, object], passed: Passed | None = None
+    ) -> "asyncio.Future[object]":
+        """Ask the agent; the future has the value that it answers, or a CommandError.
+
+        ``passed`` are descriptors that go with it, and are closed when they are sent, or not.
+        """
         future: asyncio.Future[object] = self._loop.create_future()
         if len(self._calls) >= self._limits.calls:
             text = (
                 f"{len(self._calls)} calls wait for the agent of user '{self.agent.name}' already"
             )
+            if passed:
+                passed.close()
             _fail(future, CommandError(text))
             return future
         self._last_id = number = self._last_id + 1
         timer = self._loop.call_later(self._limits.answer, self._give_up, number)
         self._calls[number] = _Pending(future, timer)
         self._owed += 1
-        self._send(rpc.Call(command, arguments, number))
+        self._send(rpc.Call(command, arguments, number, len(passed.fds) if passed else 0), passed)
         return future
 
     def fail_calls(self, text: str) -> None:
@@ -142,7 +154,7 @@ class Connection:
         self._is_closed = True
         self._loop.remove_reader(self._sock)
         if farewell:
-            self._unsent += rpc.encode(rpc.Farewell(farewell))
+            self._unsent.add(rpc.encode(rpc.Farewell(farewell)))
             self._write()  # who does not read does not hear it
         self._loop.remove_writer(self._sock)
         self._unsent.clear()
@@ -187,7 +199,7 @@ class Connection:
             case rpc.Call():
                 self._ask(message)
             case rpc.Notice():
-                if self._notices.take():
+                if message.event == COMMAND_EXITED or self._notices.take():
                     self._handler.on_notice(self, message)
             case rpc.Farewell():
                 raise ProtocolError("an error has no id")
@@ -203,6 +215,13 @@ class Connection:
             _fail(pending.future, _bounded(result.error))
         elif not pending.future.done():
             pending.future.set_result(result.value)
+
+    def _not_passed(self, number: int, error: OSError) -> None:
+        log.warning("the agent of %s: descriptors are not passed: %s", self.agent.name, error)
+        self._owed = max(0, self._owed - 1)
+        if pending := self._calls.pop(number, None):
+            pending.timer.cancel()
+            _fail(pending.future, CommandError(f"descriptors cannot be passed: {error.strerror}"))
 
     def _give_up(self, number: int) -> None:
         limit = self._limits.answer
@@ -229,30 +248,32 @@ class Connection:
 
     # What goes: every byte by ``_write``.
 
-    def _send(self, message: rpc.Message) -> None:
+    def _send(self, message: rpc.Message, passed: Passed | None = None) -> None:
         if self._is_closed or self._is_deaf:
             log.debug("to pid %d: %s is dropped", self.peer.pid, type(message).__name__)
+            if passed:
+                passed.close()
             return
         data = rpc.encode(message)
         log.debug("to pid %d: %s, %d bytes", self.peer.pid, type(message).__name__, len(data))
-        self._unsent += data
+        if passed and isinstance(message, rpc.Call):
+            self._unsent.add(data, passed, functools.partial(self._not_passed, message.id))
+        else:
+            self._unsent.add(data)
         if not self._is_writing:
             self._write()
         if len(self._unsent) > self._limits.unsent:
             self._end(f"it has not read {len(self._unsent)} bytes")
 
     def _write(self) -> None:
-        count = 0
         try:
-            with memoryview(self._unsent) as unsent, unsent[:WRITE_SIZE] as part:
-                count = self._sock.send(part)
+            self._unsent.send(self._sock, WRITE_SIZE)
         except BlockingIOError:
             pass
         except OSError:
             # What it has said before it went is still to be read; its end follows.
             self._is_deaf = True
-            count = len(self._unsent)
-        del self._unsent[:count]
+            self._unsent.clear()
         if self._is_writing and not self._unsent:
             self._is_writing = False
             self._loop.remove_writer(self._sock)

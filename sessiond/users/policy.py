@@ -37,7 +37,7 @@ class Origin(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """May this caller have that run as ``user``?
+    """Whether this caller may have that run as ``user``.
 
     ``caller`` is a local caller's user name, "" for another. ``service`` is the service with its
     argument, as it was called; "" for a command.
@@ -150,13 +150,17 @@ def _rule(table: Mapping[str, Any], where: str) -> Rule:
         if key not in table:
             raise UsageError(f"{where}: {key} is missing")
     for key in _TEXTS:
-        if not isinstance(table[key], str) or not table[key]:
-            raise UsageError(f"{where}: {key}: {table[key]!r} is not a name")
-    if table["caller"] == OWN or table["service"] == OWN:
-        raise UsageError(f'{where}: only user may be "{OWN}"')
+        _check_name(key, table[key], where)
     if not isinstance(table[_ALLOW], bool):
         raise UsageError(f"{where}: {_ALLOW}: {table[_ALLOW]!r} is not true or false")
     return Rule(**table)
+
+
+def _check_name(key: str, value: object, where: str) -> None:
+    if not isinstance(value, str) or not value:
+        raise UsageError(f"{where}: {key}: {value!r} is not a name")
+    if value == OWN and key != "user":
+        raise UsageError(f'{where}: {key}: only user may be "{OWN}"')
 
 
 def _fits_caller(wanted: str, question: Question) -> bool:

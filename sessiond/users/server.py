@@ -18,6 +18,7 @@ from sessiond.errors import NoAgentError, SessiondError
 from sessiond.model import UserAgent
 from sessiond.transport.accept import Acceptor
 from sessiond.transport.drops import Drops
+from sessiond.transport.passing import Passed
 from sessiond.transport.peer import Peer, peer_of
 from sessiond.transport.refusals import Refusals
 from sessiond.users.connection import Answer, Connection, Limits
@@ -80,14 +81,18 @@ class UserAgents:
         raise NoAgentError(user)
 
     def call(
-        self, user: str, command: str, arguments: Mapping[str, object]
+        self,
+        user: str,
+        command: str,
+        arguments: Mapping[str, object],
+        passed: Passed | None = None,
     ) -> "asyncio.Future[object]":
         """Ask the user's agent; the future has the value that it answers, or a CommandError.
 
         The value is any that JSON has, and untrusted. Who stops waiting may cancel the future, or
-        forget it. Raises NoAgentError.
+        forget it. ``passed`` are descriptors that go along. Raises NoAgentError.
         """
-        return self._served[self.find(user).uid].call(command, arguments)
+        return self._served[self.find(user).uid].call(command, arguments, passed)
 
     def close(self) -> None:
         """Hang up on all and hear nobody any more; a second call does nothing.

@@ -293,6 +293,21 @@ async def test_descriptor_that_was_not_sent(address: str, sent: int) -> None:
         assert pair.service.fds == []
 
 
+@in_loop
+async def test_many_descriptors_in_one_message(address: str) -> None:
+    """Debian 12's dbus-fast has room for one."""
+    with ExitStack() as stack:
+        pair = await Pair.connect(stack, address)
+        pipes = [_pipe(stack) for _ in range(16)]  # the bus's own limit (dbus-daemon(1))
+        for first, second in ((0, 15), (14, 1)):
+            fds = [write.fileno() for _read, write in pipes]
+            await pair.call("TakeTwo", "hh", first, second, fds=fds)
+            for index in (first, second):
+                fd = pair.service.fds.pop(0)
+                assert os.fstat(fd).st_ino == os.fstat(pipes[index][0].fileno()).st_ino
+                os.close(fd)
+
+
 @pytest.mark.parametrize("member", ["Take", "TakeLater"])
 @in_loop
 async def test_received_descriptor_is_close_on_exec(address: str, member: str) -> None:

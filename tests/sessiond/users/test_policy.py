@@ -142,8 +142,11 @@ WRONG: Final = {
     "no text": (RULE.replace('"alice"', "0"), "rule 1: caller: 0 is not a name"),
     "an empty text": (RULE.replace('"="', '""'), "rule 1: user: '' is not a name"),
     "no truth": (RULE.replace("true", '"true"'), "rule 1: allow: 'true' is not true or false"),
-    "a caller of its own": (RULE.replace('"alice"', '"="'), 'rule 1: only user may be "="'),
-    "a service of its own": (RULE.replace('"my.Clock"', '"="'), 'rule 1: only user may be "="'),
+    "a caller of its own": (RULE.replace('"alice"', '"="'), 'rule 1: caller: only user may be "="'),
+    "a service of its own": (
+        RULE.replace('"my.Clock"', '"="'),
+        'rule 1: service: only user may be "="',
+    ),
 }
 
 
