@@ -1,8 +1,7 @@
 """The process of one command: it holds the data channel, and what it starts may signal it.
 
-It is a fork of a process without threads, and never returns from ``run``. A pair of sockets ties
-it to who wants the command, the life line. On it we say one byte when the channel is closed, and
-its end says that we are gone; when the other end is shut, we are to end.
+It is a fork of a process without threads, and never returns from ``run``. Its life line ties it to
+who wants the command (``lifeline``).
 """
 
 import contextlib
@@ -15,9 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
-from agent.qrexec import command, descendants
+from agent.qrexec import command, descendants, lifeline
 from agent.qrexec.children import Child
 from agent.qrexec.greeting import greet
+from agent.qrexec.lifeline import Begun, Closed
 from agent.qrexec.pump_service import ServicePump
 from agent.qrexec.watch import Deadline, EndedError, Watch
 from sessiond.errors import ChannelError, ProtocolError, SessiondError, StartError
@@ -26,9 +26,6 @@ from sessiond.wire.exec import Chunk, Exec, ExitCode, JustExec, OnData, Place, S
 from sessiond.wire.exec_data import Data, DataRole, State
 
 log = logging.getLogger(__name__)
-
-CLOSED: Final = b"."
-"""What is said on the life line."""
 
 SIGNALS: Final = frozenset({
     signal.SIGCHLD, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP,
@@ -46,9 +43,9 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What all commands have in common."""
+    """What all commands have in common; no transport, where each comes with its connection."""
 
-    transport: Transport
+    transport: Transport | None
     environment: Mapping[bytes, bytes]
 
 
@@ -75,7 +72,8 @@ def fork(job: Job, life_line: socket.socket, surroundings: Surroundings, watch: 
 def _run(job: Job, life_line: socket.socket, surroundings: Surroundings) -> NoReturn:
     status = 1
     try:
-        _close_all_but([life_line, *([job.connection] if job.connection else [])])
+        close_all_but([life_line, *([job.connection] if job.connection else [])])
+        lifeline.say(life_line, Begun(os.getpid()))
         descendants.adopt_orphans()
         status = _do(job, life_line, surroundings)
     except Exception:
@@ -108,6 +106,7 @@ class Process:
         self._life_line = life_line
         self._surroundings = surroundings
         self._watch = watch
+        self._said = Closed()
 
     def run(self) -> None:
         """Do everything. Raises EndedError, and SessiondError if there is no channel."""
@@ -134,6 +133,8 @@ class Process:
         return connection
 
     def _try_connect(self, place: Place) -> Duplex | None:
+        if self._surroundings.transport is None:
+            raise ChannelError("a command without its connection")
         return self._surroundings.transport.try_connect(place.domain, place.port)
 
     def _carry(self, connection: Duplex, data: Data) -> Child | None:
@@ -143,16 +144,23 @@ class Process:
             prepared = command.prepare(request.command_line, environment, connection, self._watch)
             if isinstance(request, JustExec):
                 command.start_detached(prepared, self._watch)
-                connection.send(data.send(ExitCode(0)))
+                self._send(connection, data, [ExitCode(0)])
                 return None
             streams = command.start(prepared, self._watch)
         except StartError as error:
             log.error("%s: %s", request.place, error)  # noqa: TRY400
-            for message in _not_started(request, error.exit_code):
-                connection.send(data.send(message))
+            self._send(connection, data, _not_started(request, error.exit_code))
             return None
-        ServicePump(connection, data, streams, self._watch, prepared.config).run()
+        pump = ServicePump(connection, data, streams, self._watch, prepared.config)
+        pump.run()
+        self._said = Closed(pump.exit_code)
         return streams.child
+
+    def _send(self, connection: Duplex, data: Data, messages: list[OnData]) -> None:
+        for message in messages:
+            connection.send(data.send(message))
+            if isinstance(message, ExitCode):
+                self._said = Closed(message.code)
 
     def _hang_up(self, connection: Duplex, data: Data) -> None:
         """Let the peer find the end, and who wants the command know.
@@ -165,8 +173,7 @@ class Process:
         sock = connection.detach()
         with contextlib.suppress(OSError):  # the peer has gone
             sock.shutdown(socket.SHUT_WR)
-        with contextlib.suppress(OSError):  # nobody is there to know; the watch will tell
-            self._life_line.send(CLOSED)
+        lifeline.say(self._life_line, self._said)
         with Duplex(sock) as half, contextlib.suppress(ProtocolError):
             deadline = Deadline(_LINGER)
             while data.peer is State.FEEDING and deadline.left:
@@ -184,7 +191,7 @@ def _not_started(request: Exec | JustExec, code: int) -> list[OnData]:
     return [Chunk(Stream.STDOUT, b""), Chunk(Stream.STDERR, b""), ExitCode(code)]
 
 
-def _close_all_but(kept: list[socket.socket]) -> None:
+def close_all_but(kept: list[socket.socket]) -> None:
     """Close what the process that we were forked from has open, but for our stdio and these."""
     numbers = {0, 1, 2, *(sock.fileno() for sock in kept)}
     for name in os.listdir("/proc/self/fd"):

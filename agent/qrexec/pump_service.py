@@ -4,7 +4,7 @@ from agent.qrexec.pump import Pump, Streams
 from agent.qrexec.service_config import ServiceConfig
 from agent.qrexec.watch import Watch
 from sessiond.transport.duplex import Duplex
-from sessiond.wire.exec import Chunk, ExitCode, OnData, Stream
+from sessiond.wire.exec import UNKNOWN_EXIT, Chunk, ExitCode, OnData, Stream
 from sessiond.wire.exec_data import Data
 
 
@@ -25,6 +25,7 @@ class ServicePump(Pump):
         super().__init__(connection, data, streams, watch)
         # Those settings are for services that listen; a program has its own end.
         self._config = (None if self._child else config) or ServiceConfig()
+        self.exit_code = UNKNOWN_EXIT  # until the peer is told
         self._has_exited = False
         if Stream.STDERR not in self._outputs:
             self._send(Chunk(Stream.STDERR, b""))
@@ -54,4 +55,5 @@ class ServicePump(Pump):
         status = self._child.status if self._child else 0
         if status is not None:
             self._has_exited = True
+            self.exit_code = status
             self._send(ExitCode(status))

@@ -1,12 +1,13 @@
 """The commands that run: what the daemon is told of their ends."""
 
-import contextlib
 import logging
 import select
 import socket
 from collections.abc import Callable, Collection
 from typing import Final
 
+from agent.qrexec import lifeline
+from agent.qrexec.lifeline import Begun
 from agent.qrexec.process import Job
 from agent.qrexec.starter import Starter
 from agent.qrexec.watch import Deadline
@@ -55,12 +56,14 @@ class Running:
     def attend(self, ready: Collection[int]) -> None:
         """Hear what the processes say whose descriptors are ready."""
         for line in [line for line in self._lines if line.fileno() in ready]:
-            said = _hear(line)
+            word = lifeline.hear(line)
+            if isinstance(word, Begun):
+                continue
             place = self._lines[line]
             self._lines[line] = None
             if place:
                 self._on_end(place)
-            if not said:
+            if word is None:
                 del self._lines[line]
                 line.close()
 
@@ -81,8 +84,3 @@ class Running:
             self.attend([fd for fd, _ in poll.poll(deadline.left * 1000)])
         self._starter.close()
 
-
-def _hear(line: socket.socket) -> bytes:
-    with contextlib.suppress(OSError):
-        return line.recv(64)
-    return b""

@@ -11,10 +11,12 @@ import os
 import select
 import signal
 import socket
+import time
 from typing import Final, NoReturn, Self, cast
 
-from agent.qrexec.process import SIGNALS, Job, Surroundings, fork
-from agent.qrexec.watch import EndedError, Watch
+from agent.qrexec import lifeline
+from agent.qrexec.process import Job, Surroundings, close_all_but, fork
+from agent.qrexec.watch import ENDING, Watch
 from sessiond.errors import ChannelError
 from sessiond.wire.exec import (
     Exec,
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 
 _MAX_PACKET: Final = 1 << 17  # bytes; the longest request is half of that
 _MAX_FDS: Final = 2  # a life line and a connection
+_PAUSE: Final = 0.25  # seconds before another fork server: one that always dies is no load
 
 
 class Starter(abc.ABC):
@@ -36,7 +39,7 @@ class Starter(abc.ABC):
 
     @abc.abstractmethod
     def start(self, job: Job) -> socket.socket:
-        """Start it and return the life line: see ``process``. The job's connection is closed here.
+        """Start it and return its life line. The job's connection is closed here.
 
         Raises ChannelError if it cannot be.
         """
@@ -54,7 +57,7 @@ class Here(Starter):
         self._watch = watch
 
     def start(self, job: Job) -> socket.socket:
-        ours, its = socket.socketpair()
+        ours, its = lifeline.pair()
         try:
             fork(job, its, self._surroundings, self._watch)
         except OSError as error:
@@ -75,17 +78,24 @@ class ForkServer(Starter):
 
     @classmethod
     def fork(cls, surroundings: Surroundings) -> Self:
-        """Fork that process of this one, as long as this has neither a thread nor a loop."""
+        """Fork that process of this one, as long as this has neither a thread nor a loop.
+
+        It comes back if it dies: between the two is one who waits for that, and nothing else.
+        """
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
         if not pid:
-            ours.close()
-            serve(its, surroundings)
+            _keep(its, surroundings)
         its.close()
         return cls(ours, pid)
 
+    @property
+    def pid(self) -> int:
+        """The process of ours that is the fork server, or sees to it that there is one."""
+        return self._pid
+
     def start(self, job: Job) -> socket.socket:
-        ours, its = socket.socketpair()
+        ours, its = lifeline.pair()
         connection = [job.connection] if job.connection else []
         try:
             socket.send_fds(
@@ -114,14 +124,32 @@ def reap() -> None:
             pass
 
 
+def _keep(sock: socket.socket, surroundings: Surroundings) -> NoReturn:
+    """Have a fork server at ``sock`` until that ends, and then exit."""
+    # What ends whole groups of processes is for who started us to know, and then we are told.
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
+    close_all_but([sock])
+    while True:
+        pid = os.fork()
+        if not pid:
+            serve(sock, surroundings)
+        _, status = os.waitpid(pid, 0)
+        if status == 0:
+            os._exit(0)
+        log.error("the fork server has died, by status %#x", status)
+        time.sleep(_PAUSE)
+
+
 def serve(sock: socket.socket, surroundings: Surroundings) -> NoReturn:
-    """Be a fork server, and exit when ``sock`` ends or we are told to end."""
+    """Be a fork server, and exit when ``sock`` ends; with another status than 0 if we have failed.
+
+    Signals that end do what they did.
+    """
     status = 1
     try:
-        with Watch(SIGNALS - {signal.SIGUSR1}) as watch:
+        with Watch({signal.SIGCHLD}) as watch:
             _fork_until_the_end(sock, surroundings, watch)
-        status = 0
-    except EndedError:
         status = 0
     except Exception:
         log.exception("the fork server has failed")

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from types import FrameType, TracebackType
 from typing import Final, Self
 
-_ENDING: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+ENDING: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 
 class EndedError(Exception):
@@ -71,8 +71,8 @@ class Watch:
         with contextlib.suppress(BlockingIOError):
             while data := self._reader.recv(4096):
                 numbers.update(data)
-        if numbers & _ENDING:
-            raise EndedError(f"by signal {min(numbers & _ENDING)}")
+        if numbers & ENDING:
+            raise EndedError(f"by signal {min(numbers & ENDING)}")
         return numbers
 
     def wait(

@@ -13,6 +13,8 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
+from agent.qrexec import lifeline
+from agent.qrexec.lifeline import Begun, Closed
 from agent.qrexec.process import Job
 from agent.qrexec.starter import ForkServer
 from sessiond.wire.exec import Exec, JustExec, Place
@@ -21,6 +23,8 @@ from tests.fixtures.processes import DIE_WITH_PARENT
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
+
+    from agent.qrexec.lifeline import Word
 
 STDIN: Final = 0x190
 STDOUT: Final = 0x191
@@ -168,14 +172,19 @@ class Running:
 
     def wait_closed(self) -> None:
         """Wait until its channel is told to be closed."""
-        assert self.life_line.recv(1) == b"."
+        assert isinstance(self._hear(), Closed)
 
-    def wait_end(self) -> bytes:
-        """Wait for the end of its process; return what it has said until then."""
-        said = b""
-        while received := self.life_line.recv(16):
-            said += received
-        return said
+    def wait_end(self) -> bool:
+        """Wait for the end of its process; return whether it has told that its channel is closed.
+
+        Until then, that is, and after ``wait_closed``.
+        """
+        return isinstance(self._hear(), Closed) and self._hear() is None
+
+    def _hear(self) -> Word | None:
+        while isinstance(word := lifeline.hear(self.life_line), Begun):
+            pass
+        return word
 
     def stop(self) -> None:
         """Tell it to end."""

@@ -214,7 +214,7 @@ def test_peer_that_does_not_wait_for_a_session(
         assert int(file.readline())
         running.peer.close()
         assert file.read() == ""  # all who had it open are gone
-    assert running.wait_end() == b""
+    assert not running.wait_end()
 
 
 @pytest.mark.parametrize("waiter", [None, "exit 1", "not executable"])
