@@ -90,6 +90,23 @@ def _path(value: object) -> str:
     return text
 
 
+def _file(value: object) -> str:
+    text = _text(value)
+    if not text.startswith("/"):
+        raise ValueError
+    return text
+
+
+def _path_or_none(value: object) -> str:
+    return "" if value == "" else _path(value)
+
+
+def _domain(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not -1 <= value < 1 << 16:
+        raise ValueError
+    return value
+
+
 def _channel(value: object) -> str:
     text = _text(value)
     if text != "off":
@@ -214,11 +231,33 @@ KEYS: Final[Mapping[str, Key]] = {
         "true or false",
         "whether root may have an agent, too, which then runs what the host wants run as root",
     ),
+    "exec.policy": Key(
+        "/etc/spice-sessiond/exec.toml",
+        _file,
+        "an absolute path",
+        "the rules of who may run what as whom; the default one need not be there",
+        is_live=True,
+    ),
     "host_channel": Key(
         "/dev/virtio-ports/org.spice-space.sessiond.0",
         _channel,
         'the path of a character device, "unix:" and the path of a socket to listen on, or "off"',
         "where the host's commands come from",
+    ),
+    "qrexec.domain": Key(
+        -1,
+        _domain,
+        "a whole number from 0 to 65535, or -1 for none",
+        "which qrexec domain we are, whose commands users' agents run",
+    ),
+    "qrexec.socket_dir": Key(
+        "/var/run/vchan", _file, "an absolute path", "the folder of the vchan sockets"
+    ),
+    "qrexec.calls": Key(
+        "/run/spice-sessiond/qrexec.sock",
+        _path_or_none,
+        'the path of a Unix socket, or ""',
+        "where programs inside call services of other domains",
     ),
     "vt.active": Key(
         "/sys/class/tty/tty0/active", _text, "a path", "the file that names the VT in front"

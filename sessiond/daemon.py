@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, NoReturn
 
 from sessiond.bus.access import Access
+from sessiond.bus.command import Commands
 from sessiond.bus.contract import find_contract
 from sessiond.bus.manager import Manager
 from sessiond.bus.paths import ROOT, session_path, user_path
@@ -40,6 +41,7 @@ from sessiond.transport.keep import HELPER_RECORDS, STREAM_PORT, STREAM_STATE
 from sessiond.transport.names import NameWatch
 from sessiond.transport.objects import ObjectServer
 from sessiond.transport.vtfile import VtFile
+from sessiond.users import policy
 from sessiond.userside import UserSide
 from sessiond.wire.helper import Record
 from sessiond.wire.link import Candidate
@@ -75,7 +77,7 @@ class Daemon:
         loop.set_exception_handler(self._on_bug)
         poller = EdgePoller()
         try:
-            with await Bus.connect(self._config.text("bus.address")) as bus:
+            with await Bus.connect(self._config.text("bus.address"), takes_fds=True) as bus:
                 async with asyncio.TaskGroup() as tasks:
                     self._tasks = tasks
                     self._task = tasks.create_task(self._serve(bus, poller), name="serve")
@@ -155,7 +157,7 @@ class Daemon:
             ControlParts(
                 show=self._show,
                 configure=self._configure,
-                load=self._load,
+                load=self._read,
                 activate=self._logind.activate,
                 switch_to=self._logind.switch_to,
                 session_of=self._logind.session_of,
@@ -178,7 +180,8 @@ class Daemon:
             on_agent=self._on_user_agent,
             spawn=self._spawn,
         )
-        self._objects.add(ROOT, Manager(control, self._users, self._access))
+        commands = Commands(bus, self._objects, self._users, self._access)
+        self._objects.add(ROOT, Manager(control, self._users, self._access, commands))
 
     def _on_facts(self, facts: SeatFacts) -> None:
         self._control.on_facts(facts)
@@ -239,6 +242,12 @@ class Daemon:
     def _show(self, decision: Decision, facts: SeatFacts) -> None:
         is_gap = facts.active not in facts.sessions
         self._supervisor.on_decision(decision, facts.sessions, is_gap=is_gap)
+
+    def _read(self) -> Config:
+        """Read the configuration and the policy again, and follow the latter. Raises UsageError."""
+        config = self._load()
+        self._users.follow(policy.read(config.text("exec.policy")))
+        return config
 
     def _configure(self, config: Config) -> None:
         self._config = config

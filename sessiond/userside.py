@@ -11,30 +11,45 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from sessiond.bus.control import (
+    DENIED,
+    NO_SUCH_COMMAND,
     NO_SUCH_DISPLAY,
+    NO_SUCH_SESSION,
     NO_USER_AGENT,
     NOT_CONNECTED,
     NOT_DONE,
+    NOT_EXECUTABLE,
     Control,
+    Run,
 )
 from sessiond.config import Config
 from sessiond.errors import (
     CommandError,
     NoAgentError,
     NoDisplayError,
+    NoSessionError,
     NotConnectedError,
+    RefusedError,
     RequestError,
     SessiondError,
+    StartError,
+    UsageError,
 )
-from sessiond.model import Screen, SeatFacts, Status, UserAgent, UserDisplay
+from sessiond.model import Order, Screen, SeatFacts, Status, UserAgent, UserDisplay
 from sessiond.transport.edge import EdgePoller
 from sessiond.transport.fds import OwnedFd
 from sessiond.transport.objects import Spawn
+from sessiond.transport.passing import Passed
+from sessiond.users import policy
+from sessiond.users.audit import Audit
 from sessiond.users.commands import Commands, Seat
-from sessiond.users.connection import Answer
+from sessiond.users.connection import COMMAND_EXITED, Answer
 from sessiond.users.displays import Displays
 from sessiond.users.host import HostChannel
 from sessiond.users.listener import take_listener
+from sessiond.users.local import Ask, LocalRuns
+from sessiond.users.policy import Origin, Policy, Question, Verdict
+from sessiond.users.runs import Runs
 from sessiond.users.server import OnChange, UserAgents
 from sessiond.wire import rpc
 
@@ -45,9 +60,12 @@ DISPLAYS_CHANGED: Final = "DISPLAYS_CHANGED"  # what an agent tells us
 _NO_CHANNEL: Final = CommandError("there is no host channel: it is off")
 _ERRORS: Final = {
     NoAgentError: NO_USER_AGENT,
+    NoSessionError: NO_SUCH_SESSION,
+    RefusedError: DENIED,
     NoDisplayError: NO_SUCH_DISPLAY,
     NotConnectedError: NOT_CONNECTED,
 }
+_NOT_STARTED: Final = {126: NOT_EXECUTABLE, 127: NO_SUCH_COMMAND}  # by StartError's exit code
 
 _Owned = frozenset[tuple[str, str]]
 """A user's displays with the ids of their sessions."""
@@ -84,6 +102,16 @@ class UserSide:
         self._displays = Displays(
             users, lambda: seat.facts, lambda: seat.status.displays, seat.activate
         )
+        self._policy = _first_policy(config)
+        self._audit = Audit()
+        self._runs = Runs(users, self._audit)
+        self._local = LocalRuns(
+            self._runs,
+            users,
+            policy=lambda: self._policy,
+            facts=lambda: seat.facts,
+            opened=lambda: seat.status.displays,
+        )
         asked = Seat(
             facts=lambda: seat.facts,
             status=lambda: seat.status,
@@ -94,7 +122,9 @@ class UserSide:
         )
         self._host: HostChannel | None = None
         if (place := config.text("host_channel")) != OFF:
-            self._host = HostChannel(place, poller, users, Commands(asked), spawn)
+            self._host = HostChannel(
+                place, poller, users, Commands(asked), spawn, may_run=self._may_run
+            )
         self._owned: dict[int, _Owned] = {}  # by uid, of users with an agent
 
     def start(self) -> None:
@@ -109,7 +139,13 @@ class UserSide:
         """Hang up on the host and on the agents."""
         if self._host:
             self._host.close()
+        self._runs.close()
         self._users.close()
+        self._audit.close()
+
+    def follow(self, rules: Policy) -> None:
+        """Decide by these rules from now on who may run what."""
+        self._policy = rules
 
     # What the bus asks.
 
@@ -138,6 +174,20 @@ class UserSide:
         with _for_the_bus():
             return await self._displays.connect(user, display, show=show)
 
+    async def run(self, order: Order, passed: Passed, ask: Ask) -> Run:
+        """Have a command run for a local caller."""
+        with _for_the_bus():
+            return await self._local.run(order, passed, ask)
+
+    async def kill(self, run: Run, number: int) -> None:
+        """Send a signal to what runs."""
+        with _for_the_bus():
+            await self._runs.signal(run.id, number)
+
+    def _may_run(self, user: str) -> bool:
+        """Return whether the host may run commands as a user."""
+        return self._policy.decide(Question(Origin.HOST, user)) is Verdict.ALLOW
+
     # What the host hears.
 
     def on_seat(self, before: SeatFacts) -> None:
@@ -163,6 +213,7 @@ class UserSide:
 
     def _on_change(self, before: UserAgent | None, after: UserAgent | None) -> None:
         if before:
+            self._runs.on_gone(before)
             del self._owned[before.uid]
             self._tell("USER_DISCONNECTED", _described(before), before.name)
         if after:
@@ -179,6 +230,8 @@ class UserSide:
     def _on_notice(self, agent: UserAgent, notice: rpc.Notice) -> None:
         if notice.event == DISPLAYS_CHANGED:
             self._tell_displays(agent)
+        elif notice.event == COMMAND_EXITED:
+            self._runs.on_exited(agent, notice.data)
         else:
             log.debug("the agent of %s tells what nobody knows", agent.name)
 
@@ -207,6 +260,14 @@ def _listener(path: str, inherited: Mapping[str, OwnedFd]) -> socket.socket | No
         return None
 
 
+def _first_policy(config: Config) -> Policy:
+    try:
+        return policy.read(config.text("exec.policy"))
+    except UsageError as error:
+        log.error("nobody may run anything: %s", error)  # noqa: TRY400 (one line)
+        return policy.NOTHING
+
+
 def _described(agent: UserAgent) -> dict[str, object]:
     return {"user": agent.name, "uid": agent.uid, "pid": agent.pid}
 
@@ -218,3 +279,6 @@ def _for_the_bus() -> Iterator[None]:
         yield
     except CommandError as error:
         raise RequestError(_ERRORS.get(type(error), NOT_DONE), str(error)) from None
+    except StartError as error:
+        name = _NOT_STARTED.get(error.exit_code, NOT_DONE)
+        raise RequestError(name, str(error)) from None

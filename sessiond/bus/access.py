@@ -24,6 +24,7 @@ SETTINGS: Final = "org.spice-space.sessiond1.settings"
 RELOAD: Final = "org.spice-space.sessiond1.reload"
 QUERY_DISPLAYS: Final = "org.spice-space.sessiond1.query-displays"
 CONNECT_DISPLAY: Final = "org.spice-space.sessiond1.connect-display"
+RUN_COMMAND: Final = "org.spice-space.sessiond1.run-command"
 
 LIMIT: Final = 5.0  # seconds for an answer that asks nobody
 INTERACTIVE_LIMIT: Final = 120.0  # seconds for a person to type a password
@@ -58,7 +59,7 @@ class Access:
 
         ``owner`` is the uid of who may without being asked, beside root.
         """
-        uid = await self._uid(caller)
+        uid = await self.uid_of(caller)
         if uid in {0, owner}:
             return uid
         if self._asked.count(uid) >= MOST_ASKED:
@@ -80,7 +81,8 @@ class Access:
             raise RequestError(_ASK_INTERACTIVELY, f"a password is needed for {action}")
         raise RequestError(_DENIED, f"polkit does not allow {action} to uid {uid}")
 
-    async def _uid(self, caller: Caller) -> int:
+    async def uid_of(self, caller: Caller) -> int:
+        """Return the caller's uid, as the bus knows it. Raises RequestError for who has left."""
         call = Call(DRIVER, "/org/freedesktop/DBus", DRIVER, "GetConnectionUnixUser", "s",
                     [caller.name])  # fmt: skip
         try:

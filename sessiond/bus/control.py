@@ -3,12 +3,15 @@
 ``sessiond.control`` does it for the seat, ``sessiond.userside`` for the users' agents.
 """
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 from sessiond.model import (
     Counters,
+    Ending,
     Event,
+    Order,
     Reason,
     Screen,
     SeatFacts,
@@ -16,6 +19,7 @@ from sessiond.model import (
     UserAgent,
     UserDisplay,
 )
+from sessiond.transport.passing import Passed
 
 # The names of our own errors, as the contract has them.
 _ERROR: Final = "org.spice_space.Sessiond1.Error"
@@ -26,6 +30,9 @@ NO_USER_AGENT: Final = f"{_ERROR}.NoUserAgent"
 NO_SUCH_DISPLAY: Final = f"{_ERROR}.NoSuchDisplay"
 NOT_CONNECTED: Final = f"{_ERROR}.NotConnected"
 NOT_DONE: Final = f"{_ERROR}.NotDone"
+NO_SUCH_COMMAND: Final = f"{_ERROR}.NoSuchCommand"
+NOT_EXECUTABLE: Final = f"{_ERROR}.NotExecutable"
+DENIED: Final = "org.freedesktop.DBus.Error.AccessDenied"
 
 
 class Control(Protocol):
@@ -81,6 +88,37 @@ class Control(Protocol):
         """Read the configuration again and follow it."""
 
 
+class Run(Protocol):
+    """A command that an agent runs; ``ended`` is done when it has ended, not to be cancelled."""
+
+    @property
+    def id(self) -> int:
+        """A number that no other command has had."""
+
+    @property
+    def agent(self) -> UserAgent:
+        """Whose it is."""
+
+    @property
+    def argv(self) -> Sequence[str]:
+        """Its words, or the first of them."""
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+
+    @property
+    def started(self) -> float:
+        """When, in seconds since 1970."""
+
+    @property
+    def ended(self) -> asyncio.Future[Ending]:
+        """How it has ended."""
+
+    def end(self) -> None:
+        """Let it end, and see that it does."""
+
+
 class Users(Protocol):
     """The users' agents, as the bus sees them. What cannot be done raises RequestError."""
 
@@ -102,3 +140,12 @@ class Users(Protocol):
 
         ``show`` brings that session to the front, too.
         """
+
+    async def run(self, order: Order, passed: Passed, ask: Callable[[], Awaitable[None]]) -> Run:
+        """Have it run with the descriptors ``passed``.
+
+        ``ask`` is called where polkit has to let the caller, and raises RequestError if not.
+        """
+
+    async def kill(self, run: Run, number: int) -> None:
+        """Send a signal to what runs."""

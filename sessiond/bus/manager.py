@@ -4,7 +4,8 @@ An adapter without a state of its own: it asks polkit, calls ``Control`` and ``U
 their answers into the words of the contract.
 """
 
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import closing
 from typing import Any, Final
 
 from sessiond import __version__
@@ -14,19 +15,22 @@ from sessiond.bus.access import (
     QUERY_DISPLAYS,
     RELOAD,
     RESTART,
+    RUN_COMMAND,
     SETTINGS,
     SWITCH,
     Access,
 )
+from sessiond.bus.command import Commands
 from sessiond.bus.control import NO_SUCH_SESSION, Control, Users
+from sessiond.bus.order import read_order
 from sessiond.bus.paths import session_path, user_path
 from sessiond.errors import RequestError
 from sessiond.model import Session
 from sessiond.transport.objects import Caller
+from sessiond.transport.passing import Passed
 from sessiond.wire.device import Codec
 
 _INVALID: Final = "org.freedesktop.DBus.Error.InvalidArgs"
-_NOT_SUPPORTED: Final = "org.freedesktop.DBus.Error.NotSupported"
 LAST_VT: Final = 63  # linux/vt.h, MAX_NR_CONSOLES
 AUTO_SWITCH: Final = ("off", "on-session-end")
 
@@ -36,10 +40,11 @@ class Manager:
 
     interface = "org.spice_space.Sessiond1.Manager"
 
-    def __init__(self, control: Control, users: Users, access: Access) -> None:
+    def __init__(self, control: Control, users: Users, access: Access, commands: Commands) -> None:
         self._control = control
         self._users = users
         self._access = access
+        self._commands = commands
 
     def properties(self) -> Mapping[str, Any]:
         """Return all of them, as they are now."""
@@ -159,9 +164,20 @@ class Manager:
         await self._check_user(caller, CONNECT_DISPLAY, user)
         return session_path(await self._users.connect(user, display, show=show))
 
-    def RunCommand(self, _caller: Caller, *_arguments: object) -> None:  # noqa: N802
-        """Refuse, in this version."""
-        raise RequestError(_NOT_SUPPORTED, "this version cannot do that yet")
+    def RunCommand(self, caller: Caller, *arguments: Any) -> Coroutine[Any, Any, str]:  # noqa: ANN401, N802
+        """Have a command run in a user's session; return its path."""
+        *what, stdin, stdout, stderr = arguments
+        passed = Passed((stdin, stdout, stderr))  # first: also who is refused gets them closed
+        return self._run(caller, what, passed)
+
+    async def _run(self, caller: Caller, what: Sequence[Any], passed: Passed) -> str:
+        async def ask() -> None:
+            await self._access.check(caller, RUN_COMMAND)
+
+        with closing(passed):
+            order = read_order(await self._access.uid_of(caller), what)
+            run = await self._users.run(order, passed, ask)
+        return self._commands.serve(run, caller)
 
     async def _check_user(self, caller: Caller, action: str, user: str) -> None:
         """Ask whether the caller may do that to a user, who may it without being asked."""

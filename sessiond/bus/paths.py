@@ -17,6 +17,11 @@ def user_path(uid: int) -> str:
     return f"{ROOT}/user/{uid}"
 
 
+def command_path(number: int) -> str:
+    """Return the path of the object of a command."""
+    return f"{ROOT}/command/{number}"
+
+
 def escape(label: str) -> str:
     """Return a label as sd-bus's bus_label_escape() does: other bytes as ``_xx``.
 

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, Final
 
-from sessiond.errors import CommandError, NoAgentError
-from sessiond.users.audit import Action, Audit, Way
+from sessiond.errors import CommandError, NoAgentError, RefusedError
+from sessiond.users.audit import EXEC, Action, Audit, Way
 from sessiond.users.commands import ROOT, Commands, Switches
 from sessiond.users.router import Forward, Local, route
 from sessiond.users.server import UserAgents
@@ -26,7 +26,8 @@ Finish = Callable[[object, CommandError | None], None]
 class Desk:
     """``in_work`` is the number of requests that are not done yet.
 
-    ``spawn`` runs a coroutine in a task that somebody owns.
+    ``spawn`` runs a coroutine in a task that somebody owns. ``may_run(user)`` says whether the
+    host may run commands as a user.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Desk:
         commands: Commands,
         audit: Audit,
         spawn: Callable[[Coroutine[Any, Any, None]], object],
+        may_run: Callable[[str], bool],
     ) -> None:
         self.in_work = 0
         self._loop = asyncio.get_running_loop()
@@ -42,6 +44,7 @@ class Desk:
         self._commands = commands
         self._audit = audit
         self._spawn = spawn
+        self._may_run = may_run
 
     def do(self, item: Request | Refused, switches: Switches, done: Done) -> None:
         """Do what is asked for and call ``done(line)`` once, at once or later."""
@@ -83,6 +86,8 @@ class Desk:
     def _begin(self, task: Local | Forward, switches: Switches) -> object:
         """Return the value, or an Awaitable of it. Both raise CommandError."""
         if isinstance(task, Forward):
+            if task.command == EXEC and not self._may_run(task.user):
+                raise RefusedError(task.user)
             return self._agents.call(task.user, task.command, task.arguments)
         return self._commands.do(task, switches)
 

@@ -32,6 +32,7 @@ class HostChannel:
     """Serves the host from ``start`` to ``close``, at ``place``: see ``place.find_place``.
 
     ``spawn`` runs a coroutine in a task that somebody owns, and that does not outlive us.
+    ``may_run(user)`` says whether the host may run commands as a user.
     """
 
     def __init__(
@@ -41,11 +42,13 @@ class HostChannel:
         agents: UserAgents,
         commands: Commands,
         spawn: Callable[[Coroutine[Any, Any, None]], object],
+        *,
+        may_run: Callable[[str], bool],
     ) -> None:
         self._poller = poller
         self._place = find_place(place, poller, self._begin)
         self._audit = Audit()
-        self._desk = Desk(agents, commands, self._audit, spawn)
+        self._desk = Desk(agents, commands, self._audit, spawn, may_run)
         self._asks = Asks(agents, self._audit)
         self._talk: Conversation | None = None
         self._lost = Budget(0, TOLD_EVERY, _tell_lost)

@@ -15,7 +15,6 @@ import functools
 import itertools
 import signal
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -24,13 +23,12 @@ from sessiond.errors import CommandError, NoAgentError, StartError
 from sessiond.model import Ending, UserAgent
 from sessiond.transport.passing import Passed
 from sessiond.users.audit import RUN, Action, Audit, Way
-from sessiond.users.connection import COMMAND_EXITED
 from sessiond.users.policy import Origin, Question
 from sessiond.users.server import UserAgents
-from sessiond.wire import rpc
 
 MOST: Final = 1024  # at one time; each costs the daemon a kilobyte
-MOST_OF_USER: Final = 64
+# As one user, by who asks: the host has nearly as many as an agent takes.
+MOST_OF_USER: Final = {Origin.HOST: 64, Origin.QREXEC: 250, Origin.LOCAL: 64}
 GRACE: Final = 2.0  # seconds from SIGHUP to SIGKILL
 _LONGEST: Final = 64.0  # seconds from one SIGKILL to the next, for an agent that was busy
 MAX_SHOWN: Final = 4096  # characters of a command's words that are kept
@@ -68,14 +66,11 @@ class Run:
         self._timer: asyncio.TimerHandle | None = None
         self.id = number
         self.agent = agent
+        self.origin = job.question.origin
         self.argv = _shown(job.words)
         self.pid = 0
         self.started = time.time()
         self.ended: asyncio.Future[Ending] = self._loop.create_future()
-
-    async def kill(self, number: int) -> None:
-        """Send it a signal. Raises CommandError, NoAgentError."""
-        await self._runs.signal(self, number)
 
     def end(self) -> None:
         """Let it end: by SIGHUP, and after 2 seconds by SIGKILL. A second call does nothing."""
@@ -140,23 +135,25 @@ class Runs:
         """Tell the journal of one that is not to be started."""
         self._audit.note(self._action(job, next(self._numbers)), outcome=outcome)
 
-    async def signal(self, run: Run, number: int) -> None:
-        """Send a signal. Raises CommandError, NoAgentError."""
-        await self._call_signal(run, number)
+    async def signal(self, number: int, what: int) -> None:
+        """Send a signal to the one of that number. Raises CommandError, NoAgentError."""
+        run = self._runs.get(number)
+        if not run:
+            raise CommandError("it has ended")
+        await self._call_signal(run, what)
 
     def signal_nowait(self, run: Run, number: int) -> None:
         """Send a signal, if the agent is still there."""
         with contextlib.suppress(NoAgentError):
             self._call_signal(run, number).add_done_callback(lambda _: None)  # whatever comes of it
 
-    def on_notice(self, agent: UserAgent, notice: rpc.Notice) -> None:
-        """Take what an agent tells, if it is that a command of its has ended."""
-        untrusted = notice.data.get("id")
-        number = untrusted if type(untrusted) is int else 0
-        run = self._runs.get(number)
-        if notice.event == COMMAND_EXITED and run and run.agent is agent:
-            del self._runs[number]
-            run.settle(_ending(notice.data))
+    def on_exited(self, agent: UserAgent, untrusted: Mapping[str, Any]) -> None:
+        """Take what an agent tells: that a command has ended, if it is one of its own."""
+        untrusted_id = untrusted.get("id")
+        run = self._runs.get(untrusted_id) if type(untrusted_id) is int else None
+        if run and run.agent is agent:
+            del self._runs[run.id]
+            run.settle(_ending(untrusted))
 
     def on_gone(self, agent: UserAgent) -> None:
         """Take that an agent is gone, and what it ran with it."""
@@ -173,7 +170,7 @@ class Runs:
 
     async def _start(self, job: Job, number: int, passed: Passed) -> Run:
         agent = self._agents.find(job.question.user)
-        self._check_room(agent)
+        self._check_room(agent, job.question.origin)
         run = self._runs[number] = Run(self, number, agent, job)
         try:
             value = await self._agents.call(
@@ -188,9 +185,11 @@ class Runs:
             raise
         return run
 
-    def _check_room(self, agent: UserAgent) -> None:
-        of_user = Counter(run.agent.uid for run in self._runs.values())[agent.uid]
-        if of_user >= MOST_OF_USER:
+    def _check_room(self, agent: UserAgent, origin: Origin) -> None:
+        of_user = sum(
+            run.agent.uid == agent.uid and run.origin is origin for run in self._runs.values()
+        )
+        if of_user >= MOST_OF_USER[origin]:
             raise StartError(f"{of_user} commands of user '{agent.name}' run already", PROBLEM)
         if len(self._runs) >= MOST:
             raise StartError(f"{MOST} commands run already", PROBLEM)

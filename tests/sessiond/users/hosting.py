@@ -57,6 +57,7 @@ class World:
     may_activate: asyncio.Event = field(default_factory=asyncio.Event)
     activate_error: Exception | None = None
     told: list[rpc.Notice] = field(default_factory=list)
+    refused: set[str] = field(default_factory=set)
     signal: Signal = field(default_factory=Signal)
     agents: UserAgents = field(init=False)
     host: HostChannel = field(init=False)
@@ -135,6 +136,7 @@ async def world(
             made.agents,
             Commands(made.seat()),
             lambda work: spawned.add(tasks.create_task(work)),
+            may_run=lambda user: user not in made.refused,
         )
         try:
             if starts:
