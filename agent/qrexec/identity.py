@@ -50,6 +50,11 @@ def become(user: bytes, environment: Mapping[bytes, bytes]) -> Identity:
     return Identity({b"PATH": _PATH, **kept, **login}, shell, b"-" + os.path.basename(shell))
 
 
+def is_own(user: bytes) -> bool:
+    """Whether that is who we are. Raises StartError for a user who does not exist."""
+    return _look_up(user).pw_uid == os.geteuid()
+
+
 def _look_up(user: bytes) -> pwd.struct_passwd:
     try:
         return pwd.getpwnam(os.fsdecode(user))

@@ -83,4 +83,3 @@ class Running:
                 poll.register(fd, events)
             self.attend([fd for fd, _ in poll.poll(deadline.left * 1000)])
         self._starter.close()
-

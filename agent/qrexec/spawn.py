@@ -14,8 +14,9 @@ from sessiond.errors import StartError
 from sessiond.wire.exec import Stream
 from sessiond.wire.exec_command import PROBLEM
 
-# Python ignores these, and what is ignored stays so in a program.
-_AS_BY_DEFAULT: Final = (signal.SIGPIPE, signal.SIGXFSZ)
+# What is ignored stays so in a program: the first two by Python, the last in the background of a
+# shell. The other signals that a shell ignores have been handled here.
+_AS_BY_DEFAULT: Final = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGQUIT)
 
 
 def start(

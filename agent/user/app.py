@@ -1,6 +1,7 @@
 """The composition root of ``agent user``: connects to the daemon, again and again, and answers it.
 
-What the host has begun outlives a connection: commands run on, displays stay connected.
+What the host has begun outlives a connection: its commands run on, displays stay connected. What
+was begun for others, who wait for it at the daemon, ends with it (``runs``).
 """
 
 import asyncio
@@ -11,8 +12,10 @@ from collections.abc import Awaitable, Coroutine, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final, NoReturn
 
+from agent.qrexec.starter import Starter
 from agent.stream.places import Places
 from agent.user.answers import Answers
 from agent.user.commands import Commands
@@ -20,6 +23,7 @@ from agent.user.displays import Displays
 from agent.user.link import Link, NoSocketError, connect
 from agent.user.local import LocalServer
 from agent.user.logout import LogoutWatch
+from agent.user.runs import Runs
 from sessiond.errors import CommandError, SessiondError
 from sessiond.transport.backoff import LONGEST, Backoff
 from sessiond.transport.edge import EdgePoller
@@ -33,12 +37,16 @@ DISPLAYS_CHANGED: Final = "DISPLAYS_CHANGED"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Where the daemon's socket is, where ours is to be, and where displays are looked for."""
+    """Where the daemon's socket is, where ours is to be, and where displays are looked for.
+
+    Without a ``starter`` nothing is run for other domains.
+    """
 
     socket: str
     own_socket: Path
     places: Places
     environ: Mapping[str, str]
+    starter: Starter | None = None
 
 
 class UserApp:
@@ -52,8 +60,12 @@ class UserApp:
     async def run(self) -> None:
         """Serve until told to end. Raises SessiondError."""
         stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            if signal.getsignal(number) != signal.SIG_IGN:  # by nohup(1), or a shell
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+            if signal.getsignal(number) == signal.SIG_IGN:  # by nohup(1), or a shell
+                # But not in our commands, as execve(2) has it: each has a caller who may ask for
+                # its end.
+                signal.signal(number, _ignore)
+            elif number != signal.SIGQUIT:
                 asyncio.get_running_loop().add_signal_handler(number, stop.set)
         self._news = asyncio.Event()
         with ExitStack() as stack:
@@ -68,11 +80,13 @@ class UserApp:
             self._watch = NameWatch(it.socket, poller, self._news.set)
             stack.callback(self._watch.close)
             commands = Commands()
-            self._answers = Answers(displays, commands)
+            environ = {os.fsencode(k): os.fsencode(v) for k, v in it.environ.items()}
+            self._runs = Runs(environ, it.starter, self._tell)
+            self._answers = Answers(displays, commands, self._runs)
             async with asyncio.TaskGroup() as self._tasks:
                 self._spawn(self._serve())
                 await stop.wait()
-                await commands.end()
+                await asyncio.gather(commands.end(), self._runs.end())
                 for job in self._jobs:
                     job.cancel()
 
@@ -109,6 +123,7 @@ class UserApp:
         finally:
             self._link = None
             link.close()
+            self._runs.hang_up()
         log.warning("%s is lost: %s", self._settings.socket, reason)
         return link.is_refused
 
@@ -131,5 +146,12 @@ class UserApp:
         return self._link.ask(command, arguments)
 
     def _displays_changed(self) -> None:
+        self._tell(DISPLAYS_CHANGED, {})
+
+    def _tell(self, event: str, data: Mapping[str, Any]) -> None:
         if self._link:
-            self._link.tell(DISPLAYS_CHANGED)
+            self._link.tell(event, data)
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Do nothing, as a handler."""

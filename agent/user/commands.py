@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import IO, Any, Final
 
+from agent.user.popen import popen
 from sessiond.errors import CommandError
 from sessiond.transport.aside import run_aside
 from sessiond.transport.fds import OwnedFd
@@ -44,10 +45,6 @@ _OUTPUTS: Final = {  # qga/qapi-schema.json: GuestExecCaptureOutputMode; a bool 
     "merged": frozenset({"out"}),
 }
 _NOT_BASE64: Final = re.compile(r"[^A-Za-z0-9+/=\n]")
-
-# With vfork(2) the whole interpreter stands still until the program was found and loaded, which
-# takes for ever where its file system is dead. (A switch of subprocess, documented there.)
-vars(subprocess)["_USE_VFORK"] = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,15 +304,12 @@ class Commands:
 def _popen(request: Request) -> "subprocess.Popen[bytes]":
     wanted = _OUTPUTS[request.outputs]
     error = subprocess.PIPE if "err" in wanted else subprocess.DEVNULL
-    return subprocess.Popen(
-        [request.path, *request.arguments],
-        bufsize=0,
-        stdin=subprocess.PIPE if request.has_input else subprocess.DEVNULL,
-        stdout=subprocess.PIPE if "out" in wanted else subprocess.DEVNULL,
-        stderr=subprocess.STDOUT if request.outputs == "merged" else error,
-        env=request.env,
-        start_new_session=True,
+    streams = (
+        subprocess.PIPE if request.has_input else subprocess.DEVNULL,
+        subprocess.PIPE if "out" in wanted else subprocess.DEVNULL,
+        subprocess.STDOUT if request.outputs == "merged" else error,
     )
+    return popen([request.path, *request.arguments], streams, request.env)
 
 
 def _tell_forgotten(pid: int, reason: str) -> None:

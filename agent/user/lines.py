@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 from sessiond.errors import ProtocolError
-from sessiond.transport.fds import OwnedFd
+from sessiond.transport.passing import Passed
 from sessiond.wire import rpc
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Lines:
         self._on_end = on_end
         self._reader = rpc.LineReader(limit)
         self._unsent = bytearray()
-        self._fds = deque[OwnedFd]()  # that came, in order, and were not taken yet
+        self._fds = deque[int]()  # that came, in order, and were not taken yet
         self._is_open = True
         self._is_reading = False
         self._is_deaf = False  # it takes nothing any more
@@ -64,14 +64,14 @@ class Lines:
         if not is_waiting:
             self._write()
 
-    def take_fds(self, count: int) -> list[OwnedFd]:
+    def take_fds(self, count: int) -> Passed:
         """Return the descriptors that came with the call that is being heard, ``count`` of them.
 
         Raises ProtocolError where they did not come.
         """
         if count > len(self._fds):
             raise ProtocolError(f"a call without its {count} descriptors")
-        return [self._fds.popleft() for _ in range(count)]
+        return Passed([self._fds.popleft() for _ in range(count)])
 
     def close(self) -> None:
         """End the connection; a second call does nothing."""
@@ -81,8 +81,7 @@ class Lines:
             self._loop.remove_writer(self._sock)
             self._sock.close()
             self._unsent.clear()
-            for fd in self._fds:
-                fd.close()
+            Passed(self._fds).close()
             self._fds.clear()
 
     def _end(self, reason: str) -> None:
@@ -133,7 +132,7 @@ class Lines:
         data, ancillary, flags, _ = self._sock.recvmsg(READ_SIZE, space, socket.MSG_CMSG_CLOEXEC)
         for _level, _type, numbers in ancillary:
             whole = numbers[: len(numbers) - len(numbers) % _FD]
-            self._fds += map(OwnedFd, array.array("i", whole))
+            self._fds += array.array("i", whole)
         if flags & socket.MSG_CTRUNC or len(self._fds) > _MAX_WAITING:
             raise ProtocolError("too many descriptors")
         return data

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from agent.user.lines import Lines
 from sessiond.errors import CommandError, SessiondError
+from sessiond.transport.passing import Passed
 from sessiond.transport.peer import peer_of
 from sessiond.wire import rpc
 
@@ -20,7 +21,7 @@ log = logging.getLogger(__name__)
 MAX_CALLS: Final = 64  # of the daemon's, that are being answered; it asks no more at a time
 MAX_ASKED: Final = 1 << 20  # bytes of a call of ours; more the daemon takes only as an answer
 
-Answer = Callable[[str, Mapping[str, Any]], object]
+Answer = Callable[[str, Mapping[str, Any], Passed], object]
 Spawn = Callable[[Awaitable[None]], None]
 
 
@@ -55,7 +56,8 @@ def connect(path: str, uids: frozenset[int]) -> socket.socket:
 class Link:
     """Owns a connection to the daemon. ``ended`` has the reason when it has ended.
 
-    ``answer`` does a command; where that takes time, ``spawn`` gets what is to be awaited.
+    ``answer`` does a command, with the descriptors that came with it, which it closes; where that
+    takes time, ``spawn`` gets what is to be awaited.
     ``is_refused``: the daemon has said that it does not want this agent.
     """
 
@@ -81,9 +83,9 @@ class Link:
         self._lines.send(call)
         return future
 
-    def tell(self, event: str) -> None:
+    def tell(self, event: str, data: Mapping[str, Any] | None = None) -> None:
         """Send a notice."""
-        self._lines.send(rpc.Notice(event))
+        self._lines.send(rpc.Notice(event, data or {}))
 
     def close(self) -> None:
         """Hang up; a second call does nothing."""
@@ -112,10 +114,13 @@ class Link:
                 pass  # a newer daemon's
 
     def _do(self, call: rpc.Call) -> None:
+        """Answer it, now or later. Raises ProtocolError."""
+        passed = self._lines.take_fds(call.fds)
         try:
             if self._calls >= MAX_CALLS:
+                passed.close()
                 raise CommandError(f"{MAX_CALLS} calls are being answered")  # noqa: TRY301
-            value = self._answer(call.command, call.arguments)
+            value = self._answer(call.command, call.arguments, passed)
         except CommandError as error:
             self._lines.send(rpc.Result(call.id, error=error))
             return

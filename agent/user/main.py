@@ -2,9 +2,12 @@
 
 import argparse
 import asyncio
+import gc
 import os
 from typing import Final
 
+from agent.qrexec.process import Surroundings
+from agent.qrexec.starter import ForkServer
 from agent.stream.places import Places
 from agent.user.app import Settings, UserApp
 from agent.user.identity import become
@@ -24,8 +27,11 @@ def user(options: argparse.Namespace) -> None:
     folder = runtime_folder(os.environ)
     lock = Lock(folder)
     environ = dict(os.environ)
-    settings = Settings(path, folder / SOCKET, Places.real(environ), environ)
+    gc.freeze()  # so that its memory stays ours, too, where it can
+    starter = ForkServer.fork(Surroundings(None, dict(os.environb)))
+    settings = Settings(path, folder / SOCKET, Places.real(environ), environ, starter)
     try:
         asyncio.run(UserApp(settings).run())
     finally:
+        starter.close()
         lock.close()
