@@ -16,6 +16,7 @@
     ├── RequestError             a peer on the bus asked for what we do not do
     ├── CommandError             a command of the host, or of a user's agent, is not done
     │   ├── NoAgentError         no agent of that user is connected
+    │   ├── NoAnswerError        nobody will ever say whether it was done
     │   ├── NoSessionError       the user has no such session
     │   ├── RefusedError         the policy does not let this caller have that run
     │   ├── NoDisplayError       the user has no such display
@@ -121,6 +122,10 @@ class RefusedError(CommandError):
 
     def __init__(self, user: str) -> None:
         super().__init__(f"the policy refuses to run that as user '{user}'")
+
+
+class NoAnswerError(CommandError):
+    """The peer has gone, or takes too long: the command may be done, or not."""
 
 
 class NoDisplayError(CommandError):

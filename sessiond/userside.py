@@ -5,9 +5,11 @@ neither the stream port nor the bus's objects, and works without a port and with
 """
 
 import logging
+import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 from sessiond.bus.control import (
@@ -40,6 +42,7 @@ from sessiond.transport.edge import EdgePoller
 from sessiond.transport.fds import OwnedFd
 from sessiond.transport.objects import Spawn
 from sessiond.transport.passing import Passed
+from sessiond.transport.vchan import Vchan
 from sessiond.users import policy
 from sessiond.users.audit import Audit
 from sessiond.users.commands import Commands, Seat
@@ -49,6 +52,7 @@ from sessiond.users.host import HostChannel
 from sessiond.users.listener import take_listener
 from sessiond.users.local import Ask, LocalRuns
 from sessiond.users.policy import Origin, Policy, Question, Verdict
+from sessiond.users.qrexec import NO_DOMAIN, Qrexec
 from sessiond.users.runs import Runs
 from sessiond.users.server import OnChange, UserAgents
 from sessiond.wire import rpc
@@ -125,6 +129,13 @@ class UserSide:
             self._host = HostChannel(
                 place, poller, users, Commands(asked), spawn, may_run=self._may_run
             )
+        self._qrexec: Qrexec | None = None
+        if (domain := config.whole("qrexec.domain")) != NO_DOMAIN:
+            # The host's programs run as root, and no user's program is to be taken for one of them.
+            folder = Path(config.text("qrexec.socket_dir"))
+            vchan = Vchan(domain, folder, peers={0, os.geteuid()})
+            callers = config.text("qrexec.calls")
+            self._qrexec = Qrexec(vchan, callers, self._runs, self._decide, spawn)
         self._owned: dict[int, _Owned] = {}  # by uid, of users with an agent
 
     def start(self) -> None:
@@ -134,11 +145,15 @@ class UserSide:
                 self._host.start()
             except SessiondError as error:
                 log.error("the host is not heard: %s", error)  # noqa: TRY400 (one line)
+        if self._qrexec:
+            self._qrexec.start()
 
     def close(self) -> None:
         """Hang up on the host and on the agents."""
         if self._host:
             self._host.close()
+        if self._qrexec:
+            self._qrexec.close()
         self._runs.close()
         self._users.close()
         self._audit.close()
@@ -186,7 +201,10 @@ class UserSide:
 
     def _may_run(self, user: str) -> bool:
         """Return whether the host may run commands as a user."""
-        return self._policy.decide(Question(Origin.HOST, user)) is Verdict.ALLOW
+        return self._decide(Question(Origin.HOST, user)) is Verdict.ALLOW
+
+    def _decide(self, question: Question) -> Verdict:
+        return self._policy.decide(question)
 
     # What the host hears.
 

@@ -7,6 +7,7 @@ It is for a loop around poll(2), in the process of a command; ``wait_readable`` 
 
 import abc
 import asyncio
+import contextlib
 import socket
 from types import TracebackType
 from typing import Final, Self
@@ -87,6 +88,13 @@ class Duplex:
         if self._unsent:
             del self._unsent[: self._try_send((self._unsent,))]
         return not self._unsent
+
+    def end_sending(self) -> None:
+        """Let the peer find the end behind what was sent; it is still heard."""
+        self.can_send = False
+        self._unsent.clear()
+        with contextlib.suppress(OSError):  # it has gone
+            self._sock.shutdown(socket.SHUT_WR)
 
     def detach(self) -> socket.socket:
         """Give the socket away, with what is still unread in it; nothing may wait to be sent.

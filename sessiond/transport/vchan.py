@@ -6,14 +6,18 @@ numbers, and whoever may open the directory may be any of them.
 
 import contextlib
 import errno
+import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Final, Self
 
 from sessiond.errors import ChannelError
 from sessiond.transport.duplex import Duplex, Listener, Transport
+from sessiond.transport.peer import peer_of
+
+log = logging.getLogger(__name__)
 
 DIRECTORY: Final = Path("/var/run/vchan")
 
@@ -22,11 +26,17 @@ _LATER: Final = (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN)
 
 
 class Vchan(Transport):
-    """What one domain, ``domain``, serves and reaches; the sockets are in ``directory``."""
+    """What one domain, ``domain``, serves and reaches; the sockets are in ``directory``.
 
-    def __init__(self, domain: int, directory: Path = DIRECTORY) -> None:
+    ``peers`` are the uids of those who may be other domains, None for everybody.
+    """
+
+    def __init__(
+        self, domain: int, directory: Path = DIRECTORY, peers: Container[int] | None = None
+    ) -> None:
         self._domain = domain
         self._directory = directory
+        self._peers = peers
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
@@ -46,7 +56,7 @@ class Vchan(Transport):
 
         A socket of that name goes away first, whoever serves it.
         """
-        return _VchanListener(self._path(self._domain, domain, port))
+        return _VchanListener(self._path(self._domain, domain, port), self._peers)
 
     def try_connect(self, domain: int, port: int) -> Duplex | None:
         """Return a connection to the domain's port, None if it does not serve it yet.
@@ -57,11 +67,15 @@ class Vchan(Transport):
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             sock.connect(str(path))
+            _check_peer(sock, self._peers)
         except OSError as error:
             sock.close()
             if error.errno in _LATER:
                 return None
             raise ChannelError(f"vchan {path}: {error.strerror or error}") from error
+        except ChannelError as error:
+            sock.close()
+            raise ChannelError(f"vchan {path}: {error}") from None
         return Duplex(sock)
 
     def _path(self, server: int, client: int, port: int) -> Path:
@@ -69,8 +83,9 @@ class Vchan(Transport):
 
 
 class _VchanListener(Listener):
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, peers: Container[int] | None) -> None:
         self._path = path
+        self._peers = peers
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             path.unlink(missing_ok=True)
@@ -89,6 +104,12 @@ class _VchanListener(Listener):
             accepted, _ = self._sock.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return None
+        try:
+            _check_peer(accepted, self._peers)
+        except ChannelError as error:
+            log.warning("vchan %s: %s", self._path, error)
+            accepted.close()
+            return None
         self.close()
         return Duplex(accepted)
 
@@ -99,6 +120,12 @@ class _VchanListener(Listener):
         with contextlib.suppress(OSError):
             if _identity(self._path) == self._file:  # not a successor's
                 self._path.unlink()
+
+
+def _check_peer(sock: socket.socket, peers: Container[int] | None) -> None:
+    """Raise ChannelError for a peer that is none of these."""
+    if peers is not None and (uid := peer_of(sock).uid) not in peers:
+        raise ChannelError(f"uid {uid} is no other domain")
 
 
 def _identity(path: Path) -> tuple[int, int]:

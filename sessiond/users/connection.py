@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from sessiond.errors import CommandError, ProtocolError
+from sessiond.errors import CommandError, NoAnswerError, ProtocolError
 from sessiond.model import UserAgent
 from sessiond.transport.drops import Drops, read_nowait
 from sessiond.transport.passing import Outgoing, Passed
@@ -142,7 +142,7 @@ class Connection:
         pending, self._calls = self._calls, {}
         for it in pending.values():
             it.timer.cancel()
-            _fail(it.future, CommandError(text))
+            _fail(it.future, NoAnswerError(text))
 
     def close(self, farewell: str = "") -> None:
         """Hang up, with a last word if there is one; a second call does nothing.
@@ -226,7 +226,7 @@ class Connection:
     def _give_up(self, number: int) -> None:
         limit = self._limits.answer
         text = f"agent of user '{self.agent.name}' did not answer within {limit:g} s"
-        _fail(self._calls.pop(number).future, CommandError(text))
+        _fail(self._calls.pop(number).future, NoAnswerError(text))
 
     def _ask(self, call: rpc.Call) -> None:
         if self._requests >= self._limits.requests:

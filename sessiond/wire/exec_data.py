@@ -15,8 +15,10 @@ from sessiond.wire.buffer import Bytes
 from sessiond.wire.exec import (
     MAX_CHUNKS,
     Chunk,
+    Exec,
     ExitCode,
     Hello,
+    JustExec,
     OnData,
     Stream,
     Type,
@@ -213,6 +215,13 @@ class Data(Channel[OnData]):
 
     def _parse(self, kind: Type, body: bytes) -> OnData:
         return parse_data(kind, body)
+
+
+def not_started(request: Exec | JustExec, code: int) -> list[OnData]:
+    """Return all that a service says of a command that is not started, with its exit code."""
+    if isinstance(request, JustExec):
+        return [ExitCode(code)]
+    return [Chunk(Stream.STDOUT, b""), Chunk(Stream.STDERR, b""), ExitCode(code)]
 
 
 def _type_of(message: OnData) -> Type:
