@@ -21,6 +21,8 @@ def read_order(uid: int, arguments: Sequence[Any]) -> Order:
         raise _invalid("a command is to be named, or else a service")
     if argv and not argv[0]:
         raise _invalid("a command's name is empty")
+    if service and (env or cwd):
+        raise _invalid("a service takes no variables and no folder of its caller's")
     words = (*argv, *env, *env.values(), service, cwd)
     if sum(len(it.encode()) + 1 for it in words) > MAX_WORDS:
         raise _invalid(f"command and environment are over {MAX_WORDS} bytes")

@@ -8,7 +8,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
-from sessiond.ctl.outcome import Exit, explain
+from sessiond.ctl.outcome import Exit, exec_status, explain
 from sessiond.ctl.parser import parse
 from sessiond.ctl.screen import Screen
 from sessiond.ctl.view import Page
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SessiondError as error:
         status, words = explain(error)
         print(f"spice-sessionctl: {words}", file=sys.stderr)  # noqa: T201
-        return status
+        return exec_status(error) if options.command == "exec" else status
     except KeyboardInterrupt:
         # To be ended so is what a monitor is for.
         return Exit.OK if options.command == "monitor" else Exit.INTERRUPTED
@@ -40,6 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: Namespace, screen: Screen) -> int:
+    if options.command == "exec":
+        from sessiond.ctl.execute import execute  # noqa: PLC0415 (loads the D-Bus library)
+
+        return execute(options)
     page = _do_here(options)
     if page is None:
         from sessiond.ctl.commands import run  # noqa: PLC0415 (loads the D-Bus library)

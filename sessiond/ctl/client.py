@@ -18,6 +18,7 @@ ROOT: Final = "/org/spice_space/Sessiond1"
 MANAGER: Final = "org.spice_space.Sessiond1.Manager"
 SESSION: Final = "org.spice_space.Sessiond1.Session"
 USER_AGENT: Final = "org.spice_space.Sessiond1.UserAgent"
+COMMAND: Final = "org.spice_space.Sessiond1.Command"
 PROPERTIES: Final = "org.freedesktop.DBus.Properties"
 OBJECT_MANAGER: Final = "org.freedesktop.DBus.ObjectManager"
 DRIVER_PATH: Final = "/org/freedesktop/DBus"
@@ -98,6 +99,14 @@ class Client:
         """Let a user's agent connect to a display; return its session's path, "/" for none."""
         [path] = await self._ask_agent("ConnectDisplay", "ssb", user, display, show)
         return str(path)
+
+    def run_command(self, body: Sequence[Any]) -> Call:
+        """Return the call that has a command run."""
+        return Call(self.owner, ROOT, MANAGER, "RunCommand", "sssasa{sv}hhh", body)
+
+    def kill(self, path: str, number: int) -> Call:
+        """Return the call that sends a signal to the command of that object."""
+        return Call(self.owner, path, COMMAND, "Kill", "i", [number])
 
     async def set_manager(self, name: str, signature: str, value: object) -> None:
         """Set a property of the Manager."""

@@ -24,6 +24,7 @@ _DEFAULTS: Final = {
     "no_ask_password": False,
 }
 
+_Options = argparse._ActionsContainer  # noqa: SLF001 (a parser, or a group of its options)
 Completer = Callable[..., list[str]]
 """Called by argcomplete with the keywords prefix, action, parser and parsed_args."""
 
@@ -41,7 +42,14 @@ class Parser(argparse.ArgumentParser):
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Return the options, ``command`` among them. Raises UsageError."""
-    return build_parser().parse_args(argv, argparse.Namespace(**_DEFAULTS))
+    parser = build_parser()
+    options = parser.parse_args(argv, argparse.Namespace(**_DEFAULTS))
+    if options.command == "exec":
+        if options.argv[:1] == ["--"]:
+            del options.argv[0]
+        if bool(options.argv) == bool(options.service):
+            parser.error("exec: a COMMAND is needed, or else --service")
+    return options
 
 
 def build_parser(completers: Mapping[str, Completer] = MappingProxyType({})) -> Parser:
@@ -58,7 +66,7 @@ def build_parser(completers: Mapping[str, Completer] = MappingProxyType({})) -> 
     def add(name: str, text: str) -> Parser:
         return commands.add_parser(name, help=text, description=text, parents=[common])
 
-    def add_known(to: Parser, *names: str, metavar: str = "SESSION", **how: Any) -> None:  # noqa: ANN401
+    def add_known(to: _Options, *names: str, metavar: str = "SESSION", **how: Any) -> None:  # noqa: ANN401
         action = to.add_argument(*names, metavar=metavar, **how)
         action.completer = completers.get(metavar)  # type: ignore[attr-defined]
 
@@ -91,6 +99,7 @@ def build_parser(completers: Mapping[str, Completer] = MappingProxyType({})) -> 
         add_known(command, "display", metavar="DISPLAY", help="such as :0")
     help_text = "bring the session that it belongs to to the front, too"
     connect.add_argument("--show", action="store_true", help=help_text)
+    _add_exec(add("exec", "run a command, or a service, in a user's session"), add_known)
     add("set-auto-switch", "choose what follows the end of the shown session").add_argument(
         "value", choices=AUTO_SWITCH
     )
@@ -110,6 +119,22 @@ def build_parser(completers: Mapping[str, Completer] = MappingProxyType({})) -> 
         )  # fmt: skip
     add("completion", "print a shell's completion script").add_argument("shell", choices=SHELLS)
     return parser
+
+
+def _add_exec(to: Parser, add_known: Callable[..., None]) -> None:
+    whose = to.add_mutually_exclusive_group()
+    help_text = "whose session; yours, if none is named"
+    add_known(whose, "--user", default="", metavar="USER", help=help_text)
+    add_known(whose, "--session", default="", help="which one; the best that there is, else")
+    to.add_argument("--service", default="", metavar="NAME", help="a service, not a command")
+    to.add_argument(
+        "--env", action="append", type=_assignment, default=[], metavar="NAME=VALUE",
+        help="set a variable of its environment",
+    )  # fmt: skip
+    help_text = "the folder that it runs in; the user's home, else"
+    to.add_argument("--cwd", type=_folder, default="", metavar="DIR", help=help_text)
+    help_text = "the command and its arguments"
+    to.add_argument("argv", nargs=argparse.REMAINDER, metavar="COMMAND", help=help_text)
 
 
 def _common() -> Parser:
@@ -134,6 +159,19 @@ def _absolute(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("not a folder's name")
     return Path(os.path.abspath(text))
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, is_assigned, value = text.partition("=")
+    if not name or not is_assigned:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
+def _folder(text: str) -> str:
+    if text and not text.startswith("/"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no absolute path")
+    return text
 
 
 def _vt(text: str) -> int:

@@ -4,7 +4,7 @@ The policy's rules come before both. Who a caller is, the bus says: by uid, whic
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from sessiond.errors import CommandError, NoAgentError, NoSessionError, RefusedError, RequestError
@@ -17,6 +17,13 @@ from sessiond.users.server import UserAgents
 
 LOOKUP: Final = 10.0  # seconds for the user database
 RUN_COMMAND: Final = "run-command"  # of the agent
+
+_OUTCOMES: Final = {
+    NoAgentError: "no agent",
+    NoSessionError: "no session",
+    RefusedError: "refused by the policy",
+    RequestError: "refused by polkit",
+}
 
 Ask = Callable[[], Awaitable[None]]
 """Asks polkit about the caller, or raises RequestError."""
@@ -44,31 +51,28 @@ class LocalRuns:
     async def run(self, order: Order, passed: Passed, ask: Ask) -> Run:
         """Have it run. Raises CommandError, StartError, and RequestError as ``ask`` does."""
         caller = await self._name_of(order.uid)
-        agent = self._agent(order, caller)
-        job = self._job(order, caller, agent)
+        user = order.user or caller
         try:
-            await self._check(job, ask)
+            agent = self._agent(order, caller)
+            user = agent.name
+            await self._check(self._job(order, caller, agent).question, ask)
             self._check_still(agent)
-            job = self._job(order, caller, agent)  # nor need the session be there any more
-        except NoAgentError:
-            self._runs.refuse(job, "no agent")
-            raise
-        except NoSessionError:
-            self._runs.refuse(job, "no session")
+            job = self._job(order, caller, agent)  # polkit may take its time
+        except (CommandError, RequestError) as error:
+            question = Question(Origin.LOCAL, user, order.service, caller)
+            refused = Job(question, _words(order), RUN_COMMAND, {})
+            self._runs.refuse(refused, _OUTCOMES.get(type(error), "refused"))
             raise
         return await self._runs.start(job, passed)
 
-    async def _check(self, job: Job, ask: Ask) -> None:
-        match self._policy().decide(job.question):
+    async def _check(self, question: Question, ask: Ask) -> None:
+        match self._policy().decide(question):
             case Verdict.DENY:
-                self._runs.refuse(job, "refused by the policy")
-                raise RefusedError(job.question.user)
+                raise RefusedError(question.user)
             case Verdict.ASK:
-                try:
-                    await ask()
-                except RequestError:
-                    self._runs.refuse(job, "refused by polkit")
-                    raise
+                await ask()
+            case Verdict.ALLOW:
+                pass
 
     def _check_still(self, agent: UserAgent) -> None:
         if self._agents.find(agent.name).uid != agent.uid:
@@ -109,8 +113,11 @@ class LocalRuns:
             "cwd": order.cwd,
         }
         question = Question(Origin.LOCAL, agent.name, order.service, caller)
-        words = (order.service, *order.argv) if order.service else order.argv
-        return Job(question, words, RUN_COMMAND, arguments)
+        return Job(question, _words(order), RUN_COMMAND, arguments)
+
+
+def _words(order: Order) -> Sequence[str]:
+    return (order.service, *order.argv) if order.service else order.argv
 
 
 def choose_session(facts: SeatFacts, agent: UserAgent, session_id: str) -> Session | None:
