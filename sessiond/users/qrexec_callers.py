@@ -5,7 +5,9 @@ Whoever says nothing, or half of it, holds up nobody but themselves.
 """
 
 import asyncio
+import contextlib
 import logging
+import os
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -97,6 +99,8 @@ class Callers:
         if self._acceptor:
             self._acceptor.close()
             self._acceptor = None
+            with contextlib.suppress(OSError):
+                os.unlink(self._path)
         for client in list(self._clients.values()):
             self._forget(client)
         self._refusals.close()
