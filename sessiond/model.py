@@ -218,7 +218,7 @@ class UserAgent:
 class Ending:
     """How a command has ended: the exit code, or -1 and the signal that killed it.
 
-    -1 and no signal where nobody knows: the user's agent is gone, and the command with it.
+    -1 and no signal where nobody knows: the user's agent is gone.
     """
 
     code: int

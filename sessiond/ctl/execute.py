@@ -22,7 +22,8 @@ from sessiond.transport.dbus import Variant
 _STDIO: Final = (0, 1, 2)
 _PASSED_ON: Final = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP)
 _DAEMON_GONE: Final = "spice-sessiond has ended, and the command with it"
-_AGENT_GONE: Final = "the user's agent has ended, and the command with it"
+_AGENT_GONE: Final = "the user's agent has ended: how the command ends is not known"
+_SOON: Final = 1.0  # seconds in which a command that has begun already is known here
 
 
 def execute(options: Namespace) -> int:
@@ -43,9 +44,11 @@ class Execution:
 
     def __init__(self, bus: Bus, client: Client) -> None:
         loop = asyncio.get_running_loop()
+        self._loop = loop
         self._bus = bus
         self._client = client
         self._path = ""
+        self._early: list[int] = []  # signals that came before it was known
         self._ended: dict[str, list[Any]] = {}  # until it is known which of them is ours
         self._answered = asyncio.Event()
         self._status: asyncio.Future[int] = loop.create_future()
@@ -56,10 +59,9 @@ class Execution:
         self._bus.watch_owner(owner, self._on_owner)
         match = Match(sender=owner, interface=COMMAND, member="Exited")
         self._bus.subscribe(match, self._on_exited)
-        loop = asyncio.get_running_loop()
         for number in _PASSED_ON:
             if signal.getsignal(number) != signal.SIG_IGN:  # by nohup(1), or a shell
-                loop.add_signal_handler(number, self._on_signal, number)
+                self._loop.add_signal_handler(number, self._on_signal, number)
         async with asyncio.TaskGroup() as tasks:
             watch = tasks.create_task(self._watch_bus(), name="bus")
             try:
@@ -102,6 +104,8 @@ class Execution:
         os.close(nowhere)
         if self._path in self._ended:
             self._finish(*self._ended[self._path])
+        for number in self._early:
+            self._kill(number)
 
     def _on_exited(self, arrived: Signal) -> None:
         if not self._path:
@@ -111,11 +115,19 @@ class Execution:
 
     def _on_signal(self, number: int) -> None:
         if self._path:
-            # What came of it, its end tells.
-            call = self._client.kill(self._path, number)
-            self._bus.call_nowait(call, lambda _answer: None)
+            self._kill(number)
         else:
-            self._end(128 + number)  # when we leave the bus it ends
+            self._early.append(number)
+            self._loop.call_later(_SOON, self._give_up, number)
+
+    def _kill(self, number: int) -> None:
+        call = self._client.kill(self._path, number)
+        self._bus.call_nowait(call, lambda _answer: None)  # what came of it, its end tells
+
+    def _give_up(self, number: int) -> None:
+        """End without a command: somebody is asked for a password, or an agent does not answer."""
+        if not self._path:
+            self._end(128 + number)  # as we leave the bus, it ends
 
     def _on_owner(self, owner: str) -> None:
         if not owner:
