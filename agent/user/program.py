@@ -126,10 +126,7 @@ def _home(environ: Mapping[bytes, bytes]) -> bytes:
 def _encode(untrusted_text: object) -> bytes:
     if not isinstance(untrusted_text, str):
         raise CommandError("a text is none")
-    try:
-        text = os.fsencode(untrusted_text)
-    except UnicodeEncodeError:
-        raise CommandError("a text with half a character") from None
+    text = untrusted_text.encode()  # as its caller had it, whatever our own locale is
     if b"\0" in text:
         raise CommandError("a text with a NUL in it")
     return text

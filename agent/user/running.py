@@ -2,8 +2,14 @@
 
 import abc
 import asyncio
+import signal
 from collections.abc import Callable
 from typing import Final
+
+ENDING: Final = frozenset({
+    signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGKILL,
+})  # fmt: skip
+"""The signals that end whoever does nothing about them."""
 
 GRACE: Final = 2.0  # seconds between being told to end and being killed
 

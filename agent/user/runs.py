@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from agent.qrexec.starter import Starter
 from agent.user import program, served
 from agent.user.program import Program
-from agent.user.running import GRACE, Running
+from agent.user.running import ENDING, GRACE, Running
 from agent.user.served import Served
 from sessiond.errors import CommandError, StartError
 from sessiond.transport.aside import run_aside
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EXITED: Final = "COMMAND_EXITED"
-MAX_RUNNING: Final = 256  # each has a descriptor here, and three while it is started
+MAX_RUNNING: Final = 320  # more than the daemon asks for; each has a descriptor of ours
 
 _SIGNALS: Final = frozenset(map(int, signal.valid_signals()))
 _PATIENCE: Final = 10.0  # seconds for a process to begin
@@ -44,6 +44,10 @@ T = TypeVar("T")
 Tell = Callable[[str, Mapping[str, Any]], None]
 
 
+class _Wanted:
+    """One that is being started: it is to end at once if it is not known any more by then."""
+
+
 class Runs:
     """All of them. ``tell`` sends a notice; without a ``starter`` nothing of qrexec is served."""
 
@@ -51,10 +55,9 @@ class Runs:
         self._environ = environ
         self._starter = starter
         self._tell = tell
-        self._known = dict[int, Running | None]()  # by the daemon; None while it is being started
+        self._known = dict[int, Running | _Wanted]()  # by the daemon's ids
         self._running = set[Running]()  # also those of an earlier connection
         self._starting = set[asyncio.Future[Any]]()
-        self._connections = 0
 
     async def run(self, arguments: Mapping[str, Any], streams: Passed) -> dict[str, object]:
         """Do ``run-command``: a program gets these streams. Raises CommandError."""
@@ -72,17 +75,22 @@ class Runs:
 
     def signal(self, arguments: Mapping[str, Any]) -> dict[str, object]:
         """Do ``signal-command``. Raises CommandError."""
-        running = self._known.get(arguments["id"])
-        if running is None:
+        number, what = arguments["id"], arguments["signal"]
+        if number not in self._known:
             raise CommandError("there is no such command")
-        if arguments["signal"] not in _SIGNALS:
+        if what not in _SIGNALS:
             raise CommandError("there is no such signal")
-        running.signal(arguments["signal"])
+        running = self._known[number]
+        if isinstance(running, Running):
+            running.signal(what)
+        elif what in ENDING:
+            del self._known[number]
+        else:
+            raise CommandError("it is not started yet")
         return {}
 
     def hang_up(self) -> None:
         """Have all of them end, and tell nobody: the connection is lost."""
-        self._connections += 1
         self._known.clear()
         for running in self._running:
             running.hang_up()
@@ -105,21 +113,20 @@ class Runs:
             raise CommandError("there is such a command already")
         if len(self._starting) + len(self._running) >= MAX_RUNNING:
             raise CommandError(f"{MAX_RUNNING} commands run already")
-        connection = self._connections
-        self._known[number] = None
+        wanted = self._known[number] = _Wanted()
         try:
             running = await start()
         except StartError as error:
             log.info("a command is not started: %s", error)
-            if connection == self._connections:
+            if self._known.get(number) is wanted:
                 del self._known[number]
             return {"error-code": error.exit_code, "text": str(error)}
         # Nothing is waited for from here to the answer, which comes before what it tells.
         log.info("command %d is begun, as process %d", number, running.pid)
         running.watch(partial(self._exited, number, running))
-        if connection != self._connections:
+        if self._known.get(number) is not wanted:
             running.hang_up()
-            raise CommandError("the connection is lost")
+            raise CommandError("it is not wanted any more")
         self._known[number] = running
         return {"pid": running.pid}
 

@@ -8,7 +8,6 @@ import asyncio
 import base64
 import binascii
 import contextlib
-import signal
 import socket
 from collections.abc import Mapping
 from typing import Any, Final
@@ -17,7 +16,7 @@ from agent.qrexec import lifeline
 from agent.qrexec.lifeline import Begun, Closed
 from agent.qrexec.process import Job
 from agent.qrexec.starter import Starter
-from agent.user.running import OnExit, Running
+from agent.user.running import ENDING, OnExit, Running
 from sessiond.errors import ChannelError, CommandError, StartError
 from sessiond.transport.passing import Passed
 from sessiond.wire.exec import MAX_COMMAND, UNKNOWN_EXIT, Exec, JustExec, Place
@@ -26,9 +25,6 @@ from sessiond.wire.exec_command import PROBLEM
 CHANNEL: Final = 1  # descriptor
 
 _NUMBERS: Final = range(1 << 32)  # of domains and ports
-_ENDING: Final = frozenset({
-    signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGKILL,
-})  # fmt: skip
 
 
 def read_request(arguments: Mapping[str, Any]) -> Exec | JustExec:
@@ -92,7 +88,7 @@ class Served(Running):
 
     def signal(self, number: int) -> None:
         """End it, by any signal that ends. Raises CommandError for another one."""
-        if number not in _ENDING:
+        if number not in ENDING:
             raise CommandError(f"signal {number} is for programs of this domain")
         self.hang_up()
 

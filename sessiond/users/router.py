@@ -21,6 +21,9 @@ WITH_AGENT: Final = frozenset(
 OF_AGENTS: Final = ("guest-exec", "guest-exec-status")
 """Done by agents alone, as their user."""
 
+OF_DAEMON: Final = frozenset({"run-command", "serve-command", "signal-command"})
+"""What we ask of agents for others, and nobody else may: they belong to who has asked us."""
+
 
 @dataclass(frozen=True, slots=True)
 class Local:
@@ -54,6 +57,8 @@ def route(request: Request, connected: Collection[str], root: str = "") -> Local
         return Local(command, arguments, user)
     if request.user is not None:
         _check(request.user, connected)
+        if command in OF_DAEMON:
+            raise CommandError(f"The command {command} has not been found", COMMAND_NOT_FOUND)
         return Forward(request.user, command, arguments)
     if command not in OF_AGENTS:
         return Local(command, arguments)

@@ -62,6 +62,17 @@ class Peer:
         self._unsent = memoryview(b"")
         sock.settimeout(TIMEOUT)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
     def send(self, kind: int, body: bytes = b"") -> None:
         """Send one message."""
         self.sock.sendall(struct.pack("<II", kind, len(body)) + body)

@@ -34,6 +34,12 @@ CASES: list[tuple[str, dict[str, Any], str | None, Local | Forward | tuple[str, 
     ("guest-exec-status", {"pid": 1}, "bob", Forward("bob", "guest-exec-status", {"pid": 1})),
     ("virtagent-list-users", {}, "bob", Forward("bob", "virtagent-list-users", {})),
     ("guest-nope", {}, "alice", Forward("alice", "guest-nope", {})),
+    # But what we ask of an agent for others is nobody else's to ask.
+    ("run-command", {}, "alice", (NOT_FOUND, "The command run-command has not been found")),
+    ("serve-command", {}, "alice", (NOT_FOUND, "The command serve-command has not been found")),
+    ("signal-command", {}, "alice", (NOT_FOUND, "The command signal-command has not been found")),
+    ("signal-command", {}, "carol", no_agent("carol")),
+    ("signal-command", {}, None, Local("signal-command", {})),
     # Somebody who is not there.
     ("guest-ping", {}, "carol", no_agent("carol")),
     ("guest-exec", {}, "root", no_agent("root")),
