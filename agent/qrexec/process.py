@@ -22,8 +22,8 @@ from agent.qrexec.pump_service import ServicePump
 from agent.qrexec.watch import Deadline, EndedError, Watch
 from sessiond.errors import ChannelError, ProtocolError, SessiondError, StartError
 from sessiond.transport.duplex import CONNECT_TIMEOUT, FIRST_RETRY, LAST_RETRY, Duplex, Transport
-from sessiond.wire.exec import Chunk, Exec, ExitCode, JustExec, OnData, Place, Stream
-from sessiond.wire.exec_data import Data, DataRole, State
+from sessiond.wire.exec import Exec, ExitCode, JustExec, OnData, Place
+from sessiond.wire.exec_data import Data, DataRole, State, not_started
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ class Process:
             streams = command.start(prepared, self._watch)
         except StartError as error:
             log.error("%s: %s", request.place, error)  # noqa: TRY400
-            self._send(connection, data, _not_started(request, error.exit_code))
+            self._send(connection, data, not_started(request, error.exit_code))
             return None
         pump = ServicePump(connection, data, streams, self._watch, prepared.config)
         pump.run()
@@ -170,25 +170,17 @@ class Process:
         while connection.is_blocked and connection.can_send:
             self._watch.wait({connection.fileno(): select.POLLOUT})
             connection.flush()
-        sock = connection.detach()
-        with contextlib.suppress(OSError):  # the peer has gone
-            sock.shutdown(socket.SHUT_WR)
+        connection.end_sending()
         lifeline.say(self._life_line, self._said)
-        with Duplex(sock) as half, contextlib.suppress(ProtocolError):
+        with contextlib.suppress(ProtocolError):
             deadline = Deadline(_LINGER)
             while data.peer is State.FEEDING and deadline.left:
-                self._watch.wait({half.fileno(): select.POLLIN}, deadline.left)
-                received = half.read()
+                self._watch.wait({connection.fileno(): select.POLLIN}, deadline.left)
+                received = connection.read()
                 if received == b"":
                     break
                 for _message in data.receive(received or b""):
                     pass  # too late
-
-
-def _not_started(request: Exec | JustExec, code: int) -> list[OnData]:
-    if isinstance(request, JustExec):
-        return [ExitCode(code)]
-    return [Chunk(Stream.STDOUT, b""), Chunk(Stream.STDERR, b""), ExitCode(code)]
 
 
 def close_all_but(kept: list[socket.socket]) -> None:

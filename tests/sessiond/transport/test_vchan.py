@@ -348,3 +348,37 @@ async def test_waiting_can_be_given_up(tmp_path: Path) -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0):
                 await Vchan(42, tmp_path).wait_connected(43, 1)
+
+
+def test_a_stranger_is_no_other_domain(tmp_path: Path, peer: PlainPeer) -> None:
+    wary = Vchan(42, tmp_path, peers={os.getuid() + 1})
+    peer.do(f"listen({str(tmp_path / 'vchan.43.42.1024.sock')!r})")
+    with pytest.raises(ChannelError, match=f"uid {os.getuid()} is no other domain"):
+        wary.try_connect(43, 1024)
+
+
+def test_a_stranger_does_not_take_the_place_of_the_peer(tmp_path: Path, peer: PlainPeer) -> None:
+    path = str(tmp_path / "vchan.42.0.512.sock")
+    peers = set[int]()
+    with Vchan(42, tmp_path, peers).listen(0, 512) as listener:
+        peer.do(f"connect({path!r})")
+        wait(listener)
+        assert listener.accept() is None
+        assert peer.do("receive(1)") == "b''"
+        peers.add(os.getuid())
+        peer.do(f"connect({path!r})")
+        with accepted(listener) as connection:
+            connection.send(b"x")
+            assert peer.do("receive(1)") == "b'x'"
+
+
+def test_end_of_sending_is_not_the_end_of_hearing(
+    tmp_path: Path, peer: PlainPeer, vchan: Vchan
+) -> None:
+    with connected(vchan, peer, tmp_path) as connection:
+        connection.send(b"last words")
+        connection.end_sending()
+        connection.send(b"and more")
+        assert peer.do("receive(100)") == "b'last words'"
+        peer.do("s.sendall(b'heard')")
+        assert read(connection, 5) == b"heard"
