@@ -294,6 +294,22 @@ async def test_descriptor_that_was_not_sent(address: str, sent: int) -> None:
 
 
 @in_loop
+async def test_texts_of_any_language(address: str) -> None:
+    """Debian 12's dbus-fast counts characters instead of bytes, and the bus hangs up."""
+    with ExitStack() as stack:
+        pair = await Pair.connect(stack, address)
+        named = {"ключ": Variant("s", "ß"), "a": Variant("av", [Variant("as", ["é", "x"])])}
+        for text in ("ü", "日本語", "x\U0001f600y", "\x7f"):
+            pair.service.values["Setting"] = text
+            answer = await pair.call("Echo", "a{sv}(ias)", named, [7, [text, "plain"]])
+            assert answer == [[7, [text, "plain"]], ["a", "ключ"]]
+            [values] = await pair.call("GetAll", "s", NAME)
+            assert values["Setting"] == text
+            with pytest.raises(BusCallError, match=text):
+                await pair.call("Get", "ss", NAME, text)
+
+
+@in_loop
 async def test_many_descriptors_in_one_message(address: str) -> None:
     """Debian 12's dbus-fast has room for one."""
     with ExitStack() as stack:
