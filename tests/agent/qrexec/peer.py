@@ -132,12 +132,12 @@ class Peer:
         thread.start()
         return thread
 
-    def fill(self) -> int:
-        """Send chunks of input until none is taken for a second; return how many bytes of it were.
+    def fill(self, kind: int = STDIN) -> int:
+        """Send chunks of a stream until none is taken for a second; return how much of it that is.
 
         The last message is made whole by ``finish_fill``.
         """
-        message = memoryview(struct.pack("<II", STDIN, _PIECE) + bytes(_PIECE))
+        message = memoryview(struct.pack("<II", kind, _PIECE) + bytes(_PIECE))
         left, count = message, 0
         self.sock.setblocking(False)
         while select.select([], [self.sock], [], 1.0)[1]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Self
 
 import pytest
 
+from agent.qrexec.identity import become
+from sessiond.errors import StartError
 from tests.agent.qrexec.peer import EXIT, STDERR, STDIN, STDOUT, TIMEOUT
 from tests.agent.qrexec.services import ME, service, shell
 
@@ -121,11 +123,8 @@ def test_wrong_settings(forker: Forker, services: Services, settings: str) -> No
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to be another user")
-def test_only_root_runs_commands_of_others(services: Services, tmp_path: Path) -> None:
-    """Whoever is somebody else is told so: nothing runs as who it is not meant for."""
-    from agent.qrexec.identity import become  # noqa: PLC0415 (in a child, see there)
-    from sessiond.errors import StartError  # noqa: PLC0415
-
+def test_only_root_runs_commands_of_others() -> None:
+    """Whoever else is asked to says so: nothing runs as who it is not meant for."""
     pid = os.fork()
     if not pid:
         os.setresuid(65534, 65534, 65534)

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.agent.qrexec.peer import EXIT, HELLO, STDERR, STDIN, STDOUT, Gone, Peer
-from tests.agent.qrexec.services import service, shell
+from tests.agent.qrexec.services import shell
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.agent.qrexec.peer import Forker, Running
+    from tests.agent.qrexec.peer import Forker
     from tests.agent.qrexec.services import Services
 
 LOTS = 10_000_000  # bytes
