@@ -38,8 +38,13 @@ class Starter(abc.ABC):
     def start(self, job: Job) -> socket.socket:
         """Start it and return the life line: see ``process``. The job's connection is closed here.
 
-        Raises ChannelError if it cannot be.
+        Raises OSError if there can be no more processes now, and ChannelError if nothing will be
+        started any more.
         """
+
+    @abc.abstractmethod
+    def fileno(self) -> int | None:
+        """Return what is readable once nothing can be started any more; None if that cannot be."""
 
     @abc.abstractmethod
     def close(self) -> None:
@@ -57,10 +62,13 @@ class Here(Starter):
         ours, its = socket.socketpair()
         try:
             fork(job, its, self._surroundings, self._watch)
-        except OSError as error:
+        except OSError:
             ours.close()
-            raise ChannelError(f"cannot fork: {error.strerror}") from error
+            raise
         return ours
+
+    def fileno(self) -> None:
+        return None
 
     def close(self) -> None:
         reap()
@@ -100,6 +108,9 @@ class ForkServer(Starter):
             for sock in (its, *connection):
                 sock.close()
         return ours
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
 
     def close(self) -> None:
         self._sock.close()

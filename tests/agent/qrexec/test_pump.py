@@ -7,8 +7,10 @@ The requirements are numbered as the protocol's own history has them; those of a
 from __future__ import annotations
 
 import os
+import re
 import socket
 import struct
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,8 +19,6 @@ from tests.agent.qrexec.peer import EXIT, HELLO, STDERR, STDIN, STDOUT, Gone, Pe
 from tests.agent.qrexec.services import shell
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.agent.qrexec.peer import Forker
     from tests.agent.qrexec.services import Services
 
@@ -399,3 +399,13 @@ def test_input_that_nobody_has_read_is_no_reset(forker: Forker) -> None:
     peer.feed(bytes(200_000), 1000).join()
     assert peer.result() == (b"", b"\0", 0)
     assert peer.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+
+
+def test_every_requirement_has_a_test() -> None:
+    """By its number."""
+    tested = set()
+    for path in Path(__file__).parent.glob("test_*.py"):
+        text = path.read_text(encoding="utf-8")
+        for numbers in re.findall(r'"""Requirements? ([\d, and]+)', text):
+            tested |= {int(number) for number in re.findall(r"\d+", numbers)}
+    assert tested == set(range(1, 22))
