@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from tests.agent.qrexec.services import Gate
+
 PROGRAM: Final = (sys.executable, "-m", "agent", "qrexec-client")
 DOMAIN: Final = 42
 TARGET: Final = 43
@@ -422,15 +424,17 @@ def test_local_program_with_one_socket(caller: Caller) -> None:
     assert caller.status() == 42
 
 
-def test_local_program_with_one_socket_after_its_end(caller: Caller, fifo: Path) -> None:
+def test_local_program_with_one_socket_after_its_end(caller: Caller, gate: Gate) -> None:
     """Requirement 11, at the caller's end."""
-    script = f"echo hello; read x; cat; kill -USR1 $QREXEC_AGENT_PID; echo $x >&0; read y <{fifo}"
+    script = (
+        f"echo hello; read x; cat; kill -USR1 $QREXEC_AGENT_PID; echo $x >&0; read y <{gate.path}"
+    )
     peer = caller.call(*CALL, "/bin/sh", "-c", script)
     assert received(peer, 6) == b"hello\n"
     peer.send(STDOUT, b"again\n")
     peer.send(STDOUT)
     assert received(peer, 6) == b"again\n"
-    fifo.write_text("\n", encoding="ascii")
+    gate.open()
     assert peer.receive() == (STDIN, b"")
     exit_with(peer, 42)
     assert caller.status() == 42

@@ -20,7 +20,8 @@ from tests.agent.qrexec.services import shell
 
 if TYPE_CHECKING:
     from tests.agent.qrexec.peer import Forker
-    from tests.agent.qrexec.services import Services
+    from tests.agent.qrexec.services import Gate, Services
+    from tests.fixtures.witness import Witness
 
 LOTS = 10_000_000  # bytes
 
@@ -91,13 +92,14 @@ def test_a_program_that_closes_an_output_and_goes_on(forker: Forker, closed: str
     assert peer.receive_all() == [(other, b""), code(42)]
 
 
-def test_only_to_be_started(forker: Forker, fifo: Path) -> None:
+def test_only_to_be_started(forker: Forker, witness: Witness) -> None:
     """Its caller is told that it runs, and it runs on by itself."""
-    running = forker.start(shell(f"echo $QREXEC_AGENT_PID >{fifo}"), detached=True)
+    running = forker.start(shell(f"echo $QREXEC_AGENT_PID >{witness.path}"), detached=True)
     assert running.peer.greet().receive_all() == [code(0)]
     running.peer.close()
     assert running.wait_end() == b"."
-    assert int(fifo.read_text(encoding="ascii"))
+    witness.wait_told(b"\n")
+    assert int(witness.told)
 
 
 # The requirements.
@@ -111,16 +113,16 @@ def test_program_that_writes_before_it_reads(forker: Forker) -> None:
     assert stdout[LOTS:].split()[1] == b"%d" % LOTS
 
 
-def test_program_that_does_not_read(forker: Forker, fifo: Path) -> None:
+def test_program_that_does_not_read(forker: Forker, gate: Gate) -> None:
     """Requirement 2: its sender is throttled, and what it says is still carried."""
-    command = f"echo before; read go <{fifo}; echo after; read go <{fifo}; wc -c"
+    command = f"echo before; read go <{gate.path}; echo after; read go <{gate.path}; wc -c"
     peer = forker.start(shell(command)).peer.greet()
     assert peer.receive() == (STDOUT, b"before\n")
     sent = peer.fill()
     assert sent < 2_000_000  # what the kernel holds for three sockets, and a chunk
-    fifo.write_text("\n", encoding="ascii")
+    gate.open()
     assert peer.receive() == (STDOUT, b"after\n")
-    fifo.write_text("\n", encoding="ascii")
+    gate.open()
     peer.finish_fill()
     peer.send(STDIN)
     assert peer.result() == (b"%d\n" % sent, b"", 0)
@@ -160,17 +162,17 @@ FAREWELLS = [
 
 
 @pytest.mark.parametrize("how", FAREWELLS)
-def test_lost_peer_is_the_end_of_all_streams(forker: Forker, fifo: Path, how: str) -> None:
+def test_lost_peer_is_the_end_of_all_streams(forker: Forker, witness: Witness, how: str) -> None:
     """Requirements 3 and 4: a program finds EOF and EPIPE, whatever has happened to its peer."""
     command = f"""trap '' PIPE
         cat >/dev/null
         while echo x; do :; done 2>/dev/null
         while echo x; do :; done >&2 2>/dev/null
-        echo all of them >{fifo}"""
+        echo all of them >{witness.path}"""
     running = forker.start(shell(command))
     running.peer.greet()
     goodbyes(running.peer, how)
-    assert fifo.read_text(encoding="ascii") == "all of them\n"
+    witness.wait_told(b"all of them\n")
     assert running.wait_end() == b"."
 
 
@@ -182,25 +184,26 @@ def test_peer_that_is_lost_before_it_has_said_hello(forker: Forker, how: str) ->
     assert running.wait_end() == b""
 
 
-def test_lost_peer_whose_input_is_not_read_yet(forker: Forker, fifo: Path, tmp_path: Path) -> None:
+def test_lost_peer_whose_input_is_not_read_yet(
+    forker: Forker, gate: Gate, witness: Witness
+) -> None:
     """Requirement 3: what it had sent still reaches the program, and then the end does."""
-    result = tmp_path / "result"
-    os.mkfifo(result)
-    running = forker.start(shell(f"read go <{fifo}; wc -c >{result}"))
+    running = forker.start(shell(f"read go <{gate.path}; wc -c >{witness.path}"))
     peer = running.peer.greet()
     sent = peer.fill()
     peer.close()
-    fifo.write_text("\n", encoding="ascii")
-    assert sent - 4096 <= int(result.read_text(encoding="ascii")) <= sent
+    gate.open()
+    witness.wait_told(b"\n")
+    assert sent - 4096 <= int(witness.told) <= sent  # the last message may not be whole
     assert running.wait_end() == b"."
 
 
-def test_lost_peer_of_a_program_that_does_not_end(forker: Forker, fifo: Path) -> None:
+def test_lost_peer_of_a_program_that_does_not_end(forker: Forker, gate: Gate) -> None:
     """Requirement 3: it is told at once that the channel is closed, and its process stays."""
-    running = forker.start(shell(f"read go <{fifo}; exec sleep 1000"))
+    running = forker.start(shell(f"read go <{gate.path}; exec sleep 1000"))
     running.peer.greet().close()
     running.wait_closed()
-    fifo.write_text("\n", encoding="ascii")
+    gate.open()
     running.stop()
     assert running.wait_end() == b""
 
@@ -323,17 +326,17 @@ def test_hello_is_said_at_once(forker: Forker) -> None:
     assert peer.result() == (b"", b"", 7)
 
 
-def test_end_of_input_comes_after_it(forker: Forker, fifo: Path) -> None:
+def test_end_of_input_comes_after_it(forker: Forker, gate: Gate) -> None:
     """Requirement 17: the end waits for what is held, and what comes after it is dropped."""
-    peer = forker.start(shell(f"read go <{fifo}; wc -c; read go <{fifo}")).peer.greet()
+    peer = forker.start(shell(f"read go <{gate.path}; wc -c; read go <{gate.path}")).peer.greet()
     sent = peer.fill()
-    fifo.write_text("\n", encoding="ascii")
+    gate.open()
     peer.finish_fill()
     peer.send(STDIN)
     peer.send(STDIN, b"too late")
     peer.send(STDIN)
     assert peer.receive() == (STDOUT, b"%d\n" % sent)
-    fifo.write_text("\n", encoding="ascii")
+    gate.open()
     assert peer.result() == (b"", b"", 0)
 
 
@@ -355,14 +358,14 @@ def test_reset_is_an_end(forker: Forker) -> None:
     assert peer.result() == (b"hi\n", b"", 5)
 
 
-def test_others_hold_the_outputs_of_a_program_that_has_ended(forker: Forker, fifo: Path) -> None:
+def test_others_hold_the_outputs_of_a_program_that_has_ended(forker: Forker, gate: Gate) -> None:
     """Requirement 19: its stdin ends at once, and its exit code waits for them."""
     command = f"""exec 3<&0
-        (cat <&3; echo stdin closed; read go <{fifo}; echo gone) &
+        (cat <&3; echo stdin closed; read go <{gate.path}; echo gone) &
         exit 42"""
     peer = forker.start(shell(command)).peer.greet()
     assert peer.receive() == (STDOUT, b"stdin closed\n")
-    fifo.write_text("\n", encoding="ascii")
+    gate.open()
     assert peer.result() == (b"gone\n", b"", 42)
 
 
