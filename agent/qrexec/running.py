@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Collection
 from typing import Final
 
-from agent.qrexec.process import Job
+from agent.qrexec.process import Job, shown
 from agent.qrexec.starter import Starter
 from agent.qrexec.watch import Deadline
 from sessiond.errors import ChannelError
@@ -39,12 +39,12 @@ class Running:
 
     def _try_start(self, request: Exec | JustExec) -> socket.socket | None:
         if len(self._lines) >= MAX_COMMANDS:
-            log.error("%s: %d commands run already", request.place, MAX_COMMANDS)
+            log.error("%s: %d others run already", shown(request.place), MAX_COMMANDS)
             return None
         try:
             return self._starter.start(Job(request))
         except OSError as error:
-            log.error("%s: cannot start a process: %s", request.place, error)  # noqa: TRY400
+            log.error("%s: cannot start a process: %s", shown(request.place), error)  # noqa: TRY400
             return None
 
     @property

@@ -211,11 +211,18 @@ class Forker:
         self._server.close()
         self._process.returncode = 0  # who waited for it was the server's end
 
-    def start(self, command_line: str | bytes, *, detached: bool = False) -> Running:
-        """Start a command whose channel is connected, but not greeted."""
+    def start(
+        self, command_line: str | bytes, *, detached: bool = False, buffer: int | None = None
+    ) -> Running:
+        """Start a command whose channel is connected, but not greeted.
+
+        BUFFER is how many bytes of what it says the kernel holds for us.
+        """
         line = command_line.encode() if isinstance(command_line, str) else command_line
         request = (JustExec if detached else Exec)(PLACE, line)
         ours, its = socket.socketpair()
+        if buffer is not None:
+            its.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
         life_line = self._server.start(Job(request, its))
         self._open += [ours, life_line]
         return Running(Peer(ours), life_line)

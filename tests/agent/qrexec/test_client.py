@@ -250,6 +250,13 @@ def test_remote_status(caller: Caller, code: int) -> None:
     assert caller.output() == b""
 
 
+@pytest.mark.parametrize("code", [-1, 256, 1 << 30])
+def test_status_that_no_process_has(caller: Caller, code: int) -> None:
+    """It is not to be taken for success."""
+    exit_with(caller.call(*CALL), code)
+    assert caller.status() == 255
+
+
 @pytest.mark.parametrize("body", [b"", b"\0", b"\0\0\0"])
 def test_status_that_is_too_short(caller: Caller, body: bytes) -> None:
     """Requirement 21: is 255."""

@@ -138,6 +138,19 @@ def test_peer_that_does_not_read(forker: Forker, tmp_path: Path) -> None:
     assert len(peer.result()[0]) == 200 * 65536
 
 
+def test_one_output_does_not_keep_the_other_back(forker: Forker, gate: Gate) -> None:
+    """Requirement 2: not even if a slow peer has only room for a bit of one of them."""
+    command = f"yes & read go <{gate.path}; echo quiet >&2; wait"
+    peer = forker.start(shell(command), buffer=1).peer.greet(2)
+    assert peer.receive()[0] == STDOUT
+    gate.open()
+    said = []
+    for _ in range(30):
+        said.append(peer.receive())
+        run(forker, "exit 0")  # as slow as this it reads
+    assert (STDERR, b"quiet\n") in said
+
+
 def goodbyes(peer: Peer, how: str) -> None:
     match how:
         case "hangs up":
@@ -198,14 +211,25 @@ def test_lost_peer_whose_input_is_not_read_yet(
     assert running.wait_end() == b"."
 
 
-def test_lost_peer_of_a_program_that_does_not_end(forker: Forker, gate: Gate) -> None:
+def test_lost_peer_of_a_program_that_takes_nothing(forker: Forker, witness: Witness) -> None:
+    """Requirement 3: that its input waits for it does not keep it from finding EPIPE."""
+    command = f"trap '' PIPE; while echo x; do :; done 2>/dev/null; echo found >{witness.path}"
+    peer = forker.start(shell(command)).peer.greet()
+    peer.fill()
+    peer.close()
+    witness.wait_told(b"found\n")
+
+
+def test_lost_peer_of_a_program_that_does_not_end(forker: Forker, witness: Witness) -> None:
     """Requirement 3: it is told at once that the channel is closed, and its process stays."""
-    running = forker.start(shell(f"read go <{gate.path}; exec sleep 1000"))
-    running.peer.greet().close()
+    running = forker.start(shell(f"exec 3>{witness.path}; echo begun >&3; exec sleep 1000"))
+    running.peer.greet()
+    witness.wait_told(b"begun\n")
+    running.peer.close()
     running.wait_closed()
-    gate.open()
     running.stop()
     assert running.wait_end() == b""
+    witness.wait_end()
 
 
 def test_all_of_it_ends_when_it_is_told_to(forker: Forker) -> None:
@@ -292,6 +316,13 @@ def test_of_what_kind_a_programs_streams_are(forker: Forker) -> None:
     command = """cd /proc/self/fd
         [ -S 0 ] && [ -S 1 ] && [ -p 2 ] && echo again >/proc/self/fd/2"""
     assert run(forker, command) == (b"", b"again\n", 0)
+
+
+def test_command_has_a_session_of_its_own(forker: Forker) -> None:
+    """Whatever terminal we have, it is not the program's."""
+    stdout, _, _ = run(forker, "set -- $(cat /proc/$$/stat); echo $$ $6 $7")
+    pid, session, terminal = stdout.split()
+    assert (session, terminal) == (pid, b"0")
 
 
 def test_one_process_for_each_command_which_it_may_signal(forker: Forker) -> None:
