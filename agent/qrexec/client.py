@@ -1,12 +1,11 @@
 """Calls a service from inside: the client of the agent's local socket, and its exit status."""
 
-import contextlib
 import os
 import select
 import signal
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -72,10 +71,11 @@ def call(request: Call, transport: Transport) -> int:
     call, StartError if it is refused or the program is not started, and what else may go wrong.
     """
     _check(request)
+    saved = _save_stdio(request)
     with _connected(request.path) as agent:
         place = _ask(agent, request)
         with Watch({signal.SIGCHLD, signal.SIGUSR1}) as watch:
-            return _carry(request, place, transport, watch)
+            return _carry(request, saved, _accepted(transport, place, watch), watch)
 
 
 def _check(request: Call) -> None:
@@ -115,10 +115,10 @@ def _ask(agent: socket.socket, request: Call) -> Place:
     return parse_place(answer)
 
 
-def _carry(request: Call, place: Place, transport: Transport, watch: Watch) -> int:
-    with _accepted(transport, place, watch) as connection:
+def _carry(request: Call, saved: Mapping[bytes, bytes], connection: Duplex, watch: Watch) -> int:
+    with connection:
         data = greet(connection, DataRole.CLIENT, watch)
-        streams = _streams(request)
+        streams = _streams(request, saved)
         _send_prefix(connection, data, request.prefix)
         pump = ClientPump(connection, data, streams, watch)
         pump.run()
@@ -142,11 +142,11 @@ def _send_prefix(connection: Duplex, data: Data, prefix: bytes) -> None:
         connection.send(data.send(Chunk(Stream.STDIN, piece)))
 
 
-def _streams(request: Call) -> Streams:
+def _streams(request: Call, saved: Mapping[bytes, bytes]) -> Streams:
     filter_stderr = os.isatty(2) if request.filter_stderr is None else request.filter_stderr
     stderr = Outlet(inherited(os.dup(2)), change=_filtered if filter_stderr else bytes)
     if request.program:
-        child, stdin, stdout = _start(request.program)
+        child, stdin, stdout = _start(request.program, saved)
         inputs = {Stream.STDOUT: Outlet(stdin), Stream.STDERR: stderr}
         return Streams(inputs, {Stream.STDIN: stdout}, child)
     source = SocketEnd(socket.socket(fileno=0)) if request.one_socket else inherited(0)
@@ -156,26 +156,30 @@ def _streams(request: Call) -> Streams:
     return Streams({Stream.STDOUT: stdout_outlet, Stream.STDERR: stderr}, {Stream.STDIN: source})
 
 
-def _start(program: Sequence[bytes]) -> tuple[Child, End, End]:
-    """Start the local program; return it, and the ends of its stdin and its stdout.
+def _save_stdio(request: Call) -> dict[bytes, bytes]:
+    """Leave our own stdio to the local program under other numbers, which its environment tells.
 
-    Our own stdio is left to it under other numbers, which it finds in its environment.
+    To be called before anything else is open: not every shell knows numbers of two digits.
     """
-    environment = {**os.environb, b"QREXEC_AGENT_PID": b"%d" % os.getpid()}
-    numbers = (0, 1, 2) if b"PASS_LOCAL_STDERR" in environment else (0, 1)
-    with contextlib.ExitStack() as closed:
-        for number in numbers:
-            saved = os.dup(number)
-            closed.callback(os.close, saved)
-            os.set_inheritable(saved, True)
-            environment[b"SAVED_FD_%d" % number] = b"%d" % saved
-        stdin, its_stdin = socket.socketpair()
-        stdout, its_stdout = socket.socketpair()
-        closed.callback(its_stdin.close)
-        closed.callback(its_stdout.close)
-        stdio = {0: its_stdin.fileno(), 1: its_stdout.fileno()}
-        name = os.path.basename(program[0])
-        argv = [name, *program[1:]]
+    if not request.program:
+        return {}
+    numbers = (0, 1, 2) if b"PASS_LOCAL_STDERR" in os.environb else (0, 1)
+    saved = {}
+    for number in numbers:
+        fd = os.dup(number)
+        os.set_inheritable(fd, True)
+        saved[b"SAVED_FD_%d" % number] = b"%d" % fd
+    return saved
+
+
+def _start(program: Sequence[bytes], saved: Mapping[bytes, bytes]) -> tuple[Child, End, End]:
+    """Start the local program; return it, and our ends of its stdin and its stdout."""
+    environment = {**os.environb, **saved, b"QREXEC_AGENT_PID": b"%d" % os.getpid()}
+    stdin, its_stdin = socket.socketpair()
+    stdout, its_stdout = socket.socketpair()
+    stdio = {0: its_stdin.fileno(), 1: its_stdout.fileno()}
+    argv = [os.path.basename(program[0]), *program[1:]]
+    with its_stdin, its_stdout:
         child = spawn.start(program[0], argv, environment, stdio, is_apart=False)
     return child, SocketEnd(stdin), SocketEnd(stdout)
 

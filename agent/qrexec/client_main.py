@@ -11,6 +11,7 @@ from agent.qrexec.client import Call, call
 from agent.qrexec.ends import open_stdio
 from sessiond.errors import SessiondError, StartError, UsageError
 from sessiond.transport.vchan import Vchan
+from sessiond.wire.exec import UNKNOWN_EXIT
 from sessiond.wire.exec_command import PROBLEM
 
 
@@ -30,7 +31,9 @@ def qrexec_client(options: argparse.Namespace) -> NoReturn:
         path=Path(options.agent_socket),
     )
     try:
-        status = call(request, Vchan.from_environment(os.environ))
+        remote = call(request, Vchan.from_environment(os.environ))
+        # A process has only so many: 256 is not to be taken for 0.
+        status = remote if remote in range(UNKNOWN_EXIT) else UNKNOWN_EXIT
     except UsageError:
         raise
     except SessiondError as error:

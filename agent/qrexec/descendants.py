@@ -11,12 +11,13 @@ from typing import Final
 from agent.qrexec.watch import Deadline
 
 _PR_SET_CHILD_SUBREAPER: Final = 36  # linux/prctl.h
+_libc: Final = ctypes.CDLL(None)
 _PATIENCE: Final = 1.0  # seconds from SIGTERM to SIGKILL, and from there until we give up
 
 
 def adopt_orphans() -> None:
     """Become the parent of those whose own has ended: so ``end_all`` finds each of them."""
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def end_all() -> None:

@@ -1,6 +1,5 @@
 """Whose command it is, and what a login gives."""
 
-import contextlib
 import os
 import pwd
 from collections.abc import Mapping
@@ -37,8 +36,10 @@ def become(user: bytes, environment: Mapping[bytes, bytes]) -> Identity:
     if own:
         raise StartError(f"a command of {entry.pw_name}'s, to an agent of user {own}", PROBLEM)
     _switch(entry)
-    with contextlib.suppress(OSError):
+    try:
         os.chdir(entry.pw_dir)
+    except OSError:
+        os.chdir("/")
     shell = os.fsencode(entry.pw_shell or "/bin/sh")  # passwd(5)
     kept = {name: environment[name] for name in _KEPT if name in environment}
     login = {

@@ -1,4 +1,4 @@
-"""What a program still has to read: at most one chunk, and whether the end follows it."""
+"""What a program still has to read: at most one chunk."""
 
 import contextlib
 import errno
@@ -26,7 +26,6 @@ class Outlet:
         self.end = end
         self._change = change
         self._held = _EMPTY
-        self._is_last = False
         self.is_open = True
 
     @property
@@ -41,15 +40,9 @@ class Outlet:
 
     def put(self, data: Bytes) -> None:
         """Write ``data``, or hold what does not fit."""
-        if self.is_open and not self._is_last:
+        if self.is_open:
             self._held = memoryview(self._change(data))
             self.flush()
-
-    def put_end(self) -> None:
-        """Let the reader find the end after what is held."""
-        self._is_last = True
-        if not self._held:
-            self.finish()
 
     def flush(self) -> None:
         """Write on."""
@@ -59,8 +52,6 @@ class Outlet:
         except ConnectionError as error:
             if error.errno not in {errno.EPIPE, errno.ECONNRESET}:
                 log.warning("what was to be written is lost: %s", error)
-            self.finish()
-        if not self._held and self._is_last:
             self.finish()
 
     def finish(self) -> None:

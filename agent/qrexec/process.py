@@ -88,12 +88,17 @@ def _do(job: Job, life_line: socket.socket, surroundings: Surroundings) -> int:
         try:
             Process(job, life_line, surroundings, watch).run()
         except EndedError as error:
-            log.debug("%s: to end %s", job.request.place, error)
+            log.debug("%s: to end %s", shown(job.request.place), error)
             descendants.end_all()
         except SessiondError as error:
-            log.error("%s: %s", job.request.place, error)  # noqa: TRY400
+            log.error("%s: %s", shown(job.request.place), error)  # noqa: TRY400
             return 1
     return 0
+
+
+def shown(place: Place) -> str:
+    """Return how a command is called in the log: nothing of what it is stands there."""
+    return f"command at {place.domain}:{place.port}"
 
 
 class Process:
@@ -148,7 +153,7 @@ class Process:
                 return None
             streams = command.start(prepared, self._watch)
         except StartError as error:
-            log.error("%s: %s", request.place, error)  # noqa: TRY400
+            log.error("%s: %s", shown(request.place), error)  # noqa: TRY400
             self._send(connection, data, not_started(request, error.exit_code))
             return None
         pump = ServicePump(connection, data, streams, self._watch, prepared.config)

@@ -197,6 +197,8 @@ class Pump(abc.ABC):
         if size:
             self._space[:HEADER_SIZE] = self._data.begin_chunk(stream, size)
             self._connection.send(self._space[: HEADER_SIZE + size])
+            # Next time the others are first: one alone could fill a slow channel again and again.
+            self._outputs[stream] = self._outputs.pop(stream)
         if left is not None:
             self._switch_after(left - size if size else 0)
         elif not size:

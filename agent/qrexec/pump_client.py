@@ -33,9 +33,9 @@ class ClientPump(Pump):
             for stream in [*self._outputs]:
                 self._end_output(stream)
             for outlet in self._inputs.values():
-                outlet.put_end()
+                outlet.finish()
         elif message.is_end:
-            self._inputs[message.stream].put_end()
+            self._inputs[message.stream].finish()
         else:
             self._inputs[message.stream].put(message.data)
 

@@ -38,7 +38,7 @@ class ServicePump(Pump):
         if isinstance(message, Chunk):
             stdin = self._inputs[Stream.STDIN]
             if message.is_end:
-                stdin.put_end()
+                stdin.finish()
             else:
                 stdin.put(message.data)
 

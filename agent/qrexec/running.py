@@ -8,7 +8,7 @@ from typing import Final
 
 from agent.qrexec import lifeline
 from agent.qrexec.lifeline import Begun
-from agent.qrexec.process import Job
+from agent.qrexec.process import Job, shown
 from agent.qrexec.starter import Starter
 from agent.qrexec.watch import Deadline
 from sessiond.errors import ChannelError
@@ -30,7 +30,7 @@ class Running:
         self._lines: dict[socket.socket, Place | None] = {}
 
     def start(self, request: Exec | JustExec) -> None:
-        """Start a command; if that cannot be, it has ended."""
+        """Start a command; if that cannot be now, it has ended. Raises as ``attend`` does."""
         line = self._try_start(request)
         if line is None:
             self._on_end(request.place)
@@ -40,21 +40,31 @@ class Running:
 
     def _try_start(self, request: Exec | JustExec) -> socket.socket | None:
         if len(self._lines) >= MAX_COMMANDS:
-            log.error("%s: %d commands run already", request.place, MAX_COMMANDS)
+            log.error("%s: %d others run already", shown(request.place), MAX_COMMANDS)
             return None
         try:
             return self._starter.start(Job(request))
-        except ChannelError as error:
-            log.error("%s: %s", request.place, error)  # noqa: TRY400
+        except OSError as error:
+            log.error("%s: cannot start a process: %s", shown(request.place), error)  # noqa: TRY400
             return None
 
     @property
     def wanted(self) -> dict[int, int]:
         """What poll(2) is to tell."""
-        return {line.fileno(): select.POLLIN for line in self._lines}
+        fd = self._starter.fileno()
+        starter = {} if fd is None else {fd: select.POLLIN}
+        return starter | {line.fileno(): select.POLLIN for line in self._lines}
 
     def attend(self, ready: Collection[int]) -> None:
-        """Hear what the processes say whose descriptors are ready."""
+        """Hear what the processes say whose descriptors are ready.
+
+        Raises ChannelError if nothing can be started any more.
+        """
+        if self._starter.fileno() in ready:
+            raise ChannelError("the fork server has gone")
+        self._hear_lines(ready)
+
+    def _hear_lines(self, ready: Collection[int]) -> None:
         for line in [line for line in self._lines if line.fileno() in ready]:
             word = lifeline.hear(line)
             if isinstance(word, Begun):
@@ -79,7 +89,7 @@ class Running:
         self.forget_places()
         while self._lines and deadline.left:
             poll = select.poll()
-            for fd, events in self.wanted.items():
-                poll.register(fd, events)
-            self.attend([fd for fd, _ in poll.poll(deadline.left * 1000)])
+            for line in self._lines:
+                poll.register(line, select.POLLIN)
+            self._hear_lines([fd for fd, _ in poll.poll(deadline.left * 1000)])
         self._starter.close()

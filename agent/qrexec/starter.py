@@ -41,8 +41,13 @@ class Starter(abc.ABC):
     def start(self, job: Job) -> socket.socket:
         """Start it and return its life line. The job's connection is closed here.
 
-        Raises ChannelError if it cannot be.
+        Raises OSError if there can be no more processes now, and ChannelError if nothing will be
+        started any more.
         """
+
+    @abc.abstractmethod
+    def fileno(self) -> int | None:
+        """Return what is readable once nothing can be started any more; None if that cannot be."""
 
     @abc.abstractmethod
     def close(self) -> None:
@@ -60,10 +65,13 @@ class Here(Starter):
         ours, its = lifeline.pair()
         try:
             fork(job, its, self._surroundings, self._watch)
-        except OSError as error:
+        except OSError:
             ours.close()
-            raise ChannelError(f"cannot fork: {error.strerror}") from error
+            raise
         return ours
+
+    def fileno(self) -> None:
+        return None
 
     def close(self) -> None:
         reap()
@@ -110,6 +118,9 @@ class ForkServer(Starter):
             for sock in (its, *connection):
                 sock.close()
         return ours
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
 
     def close(self) -> None:
         self._sock.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.agent.qrexec.peer import Forker
-from tests.agent.qrexec.services import Services
+from tests.agent.qrexec.services import Gate, Services
+from tests.fixtures.witness import Witness
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,8 +36,14 @@ def forker(forker_of_module: Forker) -> Iterator[Forker]:
 
 
 @pytest.fixture
-def fifo(tmp_path: Path) -> Path:
-    """Return a FIFO: who reads it waits until somebody writes."""
-    path = tmp_path / "fifo"
-    os.mkfifo(path)
-    return path
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    """Return what a command can be made to wait at."""
+    with Gate(tmp_path / "gate") as gate:
+        yield gate
+
+
+@pytest.fixture
+def witness(tmp_path: Path) -> Iterator[Witness]:
+    """Return who a command can tell something."""
+    with Witness(tmp_path / "witness") as witness:
+        yield witness

@@ -147,12 +147,12 @@ class Peer:
         thread.start()
         return thread
 
-    def fill(self) -> int:
-        """Send chunks of input until none is taken for a second; return how many bytes of it were.
+    def fill(self, kind: int = STDIN) -> int:
+        """Send chunks of a stream until none is taken for a second; return how much of it that is.
 
         The last message is made whole by ``finish_fill``.
         """
-        message = memoryview(struct.pack("<II", STDIN, _PIECE) + bytes(_PIECE))
+        message = memoryview(struct.pack("<II", kind, _PIECE) + bytes(_PIECE))
         left, count = message, 0
         self.sock.setblocking(False)
         while select.select([], [self.sock], [], 1.0)[1]:
@@ -231,11 +231,18 @@ class Forker:
         self._server.close()
         self._process.returncode = 0  # who waited for it was the server's end
 
-    def start(self, command_line: str | bytes, *, detached: bool = False) -> Running:
-        """Start a command whose channel is connected, but not greeted."""
+    def start(
+        self, command_line: str | bytes, *, detached: bool = False, buffer: int | None = None
+    ) -> Running:
+        """Start a command whose channel is connected, but not greeted.
+
+        BUFFER is how many bytes of what it says the kernel holds for us.
+        """
         line = command_line.encode() if isinstance(command_line, str) else command_line
         request = (JustExec if detached else Exec)(PLACE, line)
         ours, its = socket.socketpair()
+        if buffer is not None:
+            its.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
         life_line = self._server.start(Job(request, its))
         self._open += [ours, life_line]
         return Running(Peer(ours), life_line)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import pwd
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from types import TracebackType
 
 ME: Final = pwd.getpwuid(os.geteuid()).pw_name
 
@@ -46,6 +47,30 @@ class Services:
     def configure(self, name: str, text: str) -> None:
         """Write a service's settings."""
         (self.settings / name).write_text(text, encoding="utf-8")
+
+
+class Gate:
+    """A FIFO at PATH, and both of its ends: whoever does ``read go <PATH`` waits to be let go."""
+
+    def __init__(self, path: Path) -> None:
+        os.mkfifo(path)
+        self.path = path
+        self._fd = os.open(path, os.O_RDWR)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self._fd)
+
+    def open(self) -> None:
+        """Let one of them go, who may yet have to come."""
+        os.write(self._fd, b"\n")
 
 
 def shell(command: str) -> str:

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Self
 
 import pytest
 
+from agent.qrexec.identity import become
+from sessiond.errors import StartError
 from tests.agent.qrexec.peer import EXIT, STDERR, STDIN, STDOUT, TIMEOUT
 from tests.agent.qrexec.services import ME, service, shell
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from types import TracebackType
 
     from tests.agent.qrexec.peer import Forker, Peer
-    from tests.agent.qrexec.services import Services
+    from tests.agent.qrexec.services import Gate, Services
+    from tests.fixtures.witness import Witness
 
 NOT_FOUND = (EXIT, struct.pack("<i", 127))
 PROBLEM = (EXIT, struct.pack("<i", 125))
@@ -121,11 +123,8 @@ def test_wrong_settings(forker: Forker, services: Services, settings: str) -> No
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to be another user")
-def test_only_root_runs_commands_of_others(services: Services, tmp_path: Path) -> None:
-    """Whoever is somebody else is told so: nothing runs as who it is not meant for."""
-    from agent.qrexec.identity import become  # noqa: PLC0415 (in a child, see there)
-    from sessiond.errors import StartError  # noqa: PLC0415
-
+def test_only_root_runs_commands_of_others() -> None:
+    """Whoever else is asked to says so: nothing runs as who it is not meant for."""
     pid = os.fork()
     if not pid:
         os.setresuid(65534, 65534, 65534)
@@ -169,27 +168,27 @@ def test_environment_of_a_service(forker: Forker, services: Services) -> None:
     ]
 
 
-def test_only_to_be_started(forker: Forker, services: Services, fifo: Path) -> None:
-    services.script("test.Detached", f'read x; echo "$QREXEC_SERVICE_FULL_NAME" >{fifo}')
+def test_only_to_be_started(forker: Forker, services: Services, witness: Witness) -> None:
+    services.script("test.Detached", f'read x; echo "$QREXEC_SERVICE_FULL_NAME" >{witness.path}')
     running = forker.start(service("test.Detached+ domX"), detached=True)
     assert running.peer.greet().receive_all() == [SUCCESS]
-    assert fifo.read_text(encoding="ascii") == "test.Detached+\n"
+    witness.wait_told(b"test.Detached+\n")
 
 
 # A session.
 
 
-def test_service_waits_for_a_session(forker: Forker, services: Services, fifo: Path) -> None:
-    told = fifo.with_name("told")
+def test_service_waits_for_a_session(forker: Forker, services: Services, gate: Gate) -> None:
+    told = gate.path.with_name("told")
     services.script(
         "qubes.WaitForSession",
-        f'read user; read go <{fifo}; echo "$# $user $QREXEC_REMOTE_DOMAIN" >{told}',
+        f'read user; read go <{gate.path}; echo "$# $user $QREXEC_REMOTE_DOMAIN" >{told}',
     )
     services.script("test.Waits", f"cat {told} -")
     services.configure("test.Waits", f"wait-for-session = 1\nforce-user = '{ME}'\n")
     peer = forker.start(service("test.Waits+x domX")).peer.greet()
     peer.feed(b"input")
-    fifo.write_text("\n", encoding="ascii")
+    gate.open()
     assert peer.result() == (f"0 {ME} domX\ninput".encode(), b"", 0)
 
 
@@ -202,18 +201,19 @@ def test_service_that_needs_no_session(forker: Forker, services: Services) -> No
 
 
 def test_peer_that_does_not_wait_for_a_session(
-    forker: Forker, services: Services, fifo: Path
+    forker: Forker, services: Services, witness: Witness
 ) -> None:
     """Then nobody does: who waits is ended."""
-    services.script("qubes.WaitForSession", f"exec 3>{fifo}; echo $$ >&3; exec sleep 1000")
+    services.script(
+        "qubes.WaitForSession", f"exec 3>{witness.path}; echo begun >&3; exec sleep 1000"
+    )
     services.script("test.Never", "")
     services.configure("test.Never", "wait-for-session = 1\n")
     running = forker.start(service("test.Never domX"))
     running.peer.greet()
-    with fifo.open(encoding="ascii") as file:
-        assert int(file.readline())
-        running.peer.close()
-        assert file.read() == ""  # all who had it open are gone
+    witness.wait_told(b"begun\n")
+    running.peer.close()
+    witness.wait_end()
     assert not running.wait_end()
 
 

@@ -7,20 +7,21 @@ The requirements are numbered as the protocol's own history has them; those of a
 from __future__ import annotations
 
 import os
+import re
 import socket
 import struct
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.agent.qrexec.peer import EXIT, HELLO, STDERR, STDIN, STDOUT, Gone, Peer
-from tests.agent.qrexec.services import service, shell
+from tests.agent.qrexec.services import shell
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.agent.qrexec.peer import Forker, Running
-    from tests.agent.qrexec.services import Services
+    from tests.agent.qrexec.peer import Forker
+    from tests.agent.qrexec.services import Gate, Services
+    from tests.fixtures.witness import Witness
 
 LOTS = 10_000_000  # bytes
 
@@ -91,13 +92,14 @@ def test_a_program_that_closes_an_output_and_goes_on(forker: Forker, closed: str
     assert peer.receive_all() == [(other, b""), code(42)]
 
 
-def test_only_to_be_started(forker: Forker, fifo: Path) -> None:
+def test_only_to_be_started(forker: Forker, witness: Witness) -> None:
     """Its caller is told that it runs, and it runs on by itself."""
-    running = forker.start(shell(f"echo $QREXEC_AGENT_PID >{fifo}"), detached=True)
+    running = forker.start(shell(f"echo $QREXEC_AGENT_PID >{witness.path}"), detached=True)
     assert running.peer.greet().receive_all() == [code(0)]
     running.peer.close()
     assert running.wait_end()
-    assert int(fifo.read_text(encoding="ascii"))
+    witness.wait_told(b"\n")
+    assert int(witness.told)
 
 
 # The requirements.
@@ -111,16 +113,16 @@ def test_program_that_writes_before_it_reads(forker: Forker) -> None:
     assert stdout[LOTS:].split()[1] == b"%d" % LOTS
 
 
-def test_program_that_does_not_read(forker: Forker, fifo: Path) -> None:
+def test_program_that_does_not_read(forker: Forker, gate: Gate) -> None:
     """Requirement 2: its sender is throttled, and what it says is still carried."""
-    command = f"echo before; read go <{fifo}; echo after; read go <{fifo}; wc -c"
+    command = f"echo before; read go <{gate.path}; echo after; read go <{gate.path}; wc -c"
     peer = forker.start(shell(command)).peer.greet()
     assert peer.receive() == (STDOUT, b"before\n")
     sent = peer.fill()
     assert sent < 2_000_000  # what the kernel holds for three sockets, and a chunk
-    fifo.write_text("\n", encoding="ascii")
+    gate.open()
     assert peer.receive() == (STDOUT, b"after\n")
-    fifo.write_text("\n", encoding="ascii")
+    gate.open()
     peer.finish_fill()
     peer.send(STDIN)
     assert peer.result() == (b"%d\n" % sent, b"", 0)
@@ -134,6 +136,19 @@ def test_peer_that_does_not_read(forker: Forker, tmp_path: Path) -> None:
     peer.fill()  # which has to come to an end: cat takes it, and wants to be rid of it
     assert not progress.exists()
     assert len(peer.result()[0]) == 200 * 65536
+
+
+def test_one_output_does_not_keep_the_other_back(forker: Forker, gate: Gate) -> None:
+    """Requirement 2: not even if a slow peer has only room for a bit of one of them."""
+    command = f"yes & read go <{gate.path}; echo quiet >&2; wait"
+    peer = forker.start(shell(command), buffer=1).peer.greet(2)
+    assert peer.receive()[0] == STDOUT
+    gate.open()
+    said = []
+    for _ in range(30):
+        said.append(peer.receive())
+        run(forker, "exit 0")  # as slow as this it reads
+    assert (STDERR, b"quiet\n") in said
 
 
 def goodbyes(peer: Peer, how: str) -> None:
@@ -160,17 +175,17 @@ FAREWELLS = [
 
 
 @pytest.mark.parametrize("how", FAREWELLS)
-def test_lost_peer_is_the_end_of_all_streams(forker: Forker, fifo: Path, how: str) -> None:
+def test_lost_peer_is_the_end_of_all_streams(forker: Forker, witness: Witness, how: str) -> None:
     """Requirements 3 and 4: a program finds EOF and EPIPE, whatever has happened to its peer."""
     command = f"""trap '' PIPE
         cat >/dev/null
         while echo x; do :; done 2>/dev/null
         while echo x; do :; done >&2 2>/dev/null
-        echo all of them >{fifo}"""
+        echo all of them >{witness.path}"""
     running = forker.start(shell(command))
     running.peer.greet()
     goodbyes(running.peer, how)
-    assert fifo.read_text(encoding="ascii") == "all of them\n"
+    witness.wait_told(b"all of them\n")
     assert running.wait_end()
 
 
@@ -182,27 +197,39 @@ def test_peer_that_is_lost_before_it_has_said_hello(forker: Forker, how: str) ->
     assert not running.wait_end()
 
 
-def test_lost_peer_whose_input_is_not_read_yet(forker: Forker, fifo: Path, tmp_path: Path) -> None:
+def test_lost_peer_whose_input_is_not_read_yet(
+    forker: Forker, gate: Gate, witness: Witness
+) -> None:
     """Requirement 3: what it had sent still reaches the program, and then the end does."""
-    result = tmp_path / "result"
-    os.mkfifo(result)
-    running = forker.start(shell(f"read go <{fifo}; wc -c >{result}"))
+    running = forker.start(shell(f"read go <{gate.path}; wc -c >{witness.path}"))
     peer = running.peer.greet()
     sent = peer.fill()
     peer.close()
-    fifo.write_text("\n", encoding="ascii")
-    assert sent - 4096 <= int(result.read_text(encoding="ascii")) <= sent
+    gate.open()
+    witness.wait_told(b"\n")
+    assert sent - 4096 <= int(witness.told) <= sent  # the last message may not be whole
     assert running.wait_end()
 
 
-def test_lost_peer_of_a_program_that_does_not_end(forker: Forker, fifo: Path) -> None:
+def test_lost_peer_of_a_program_that_takes_nothing(forker: Forker, witness: Witness) -> None:
+    """Requirement 3: that its input waits for it does not keep it from finding EPIPE."""
+    command = f"trap '' PIPE; while echo x; do :; done 2>/dev/null; echo found >{witness.path}"
+    peer = forker.start(shell(command)).peer.greet()
+    peer.fill()
+    peer.close()
+    witness.wait_told(b"found\n")
+
+
+def test_lost_peer_of_a_program_that_does_not_end(forker: Forker, witness: Witness) -> None:
     """Requirement 3: it is told at once that the channel is closed, and its process stays."""
-    running = forker.start(shell(f"read go <{fifo}; exec sleep 1000"))
-    running.peer.greet().close()
+    running = forker.start(shell(f"exec 3>{witness.path}; echo begun >&3; exec sleep 1000"))
+    running.peer.greet()
+    witness.wait_told(b"begun\n")
+    running.peer.close()
     running.wait_closed()
-    fifo.write_text("\n", encoding="ascii")
     running.stop()
     assert not running.wait_end()
+    witness.wait_end()
 
 
 def test_all_of_it_ends_when_it_is_told_to(forker: Forker) -> None:
@@ -291,6 +318,13 @@ def test_of_what_kind_a_programs_streams_are(forker: Forker) -> None:
     assert run(forker, command) == (b"", b"again\n", 0)
 
 
+def test_command_has_a_session_of_its_own(forker: Forker) -> None:
+    """Whatever terminal we have, it is not the program's."""
+    stdout, _, _ = run(forker, "set -- $(cat /proc/$$/stat); echo $$ $6 $7")
+    pid, session, terminal = stdout.split()
+    assert (session, terminal) == (pid, b"0")
+
+
 def test_one_process_for_each_command_which_it_may_signal(forker: Forker) -> None:
     """Requirement 13: it is the user's, and another command has another."""
     command = "stat -c %u /proc/$QREXEC_AGENT_PID; echo $QREXEC_AGENT_PID; read x"
@@ -323,17 +357,17 @@ def test_hello_is_said_at_once(forker: Forker) -> None:
     assert peer.result() == (b"", b"", 7)
 
 
-def test_end_of_input_comes_after_it(forker: Forker, fifo: Path) -> None:
+def test_end_of_input_comes_after_it(forker: Forker, gate: Gate) -> None:
     """Requirement 17: the end waits for what is held, and what comes after it is dropped."""
-    peer = forker.start(shell(f"read go <{fifo}; wc -c; read go <{fifo}")).peer.greet()
+    peer = forker.start(shell(f"read go <{gate.path}; wc -c; read go <{gate.path}")).peer.greet()
     sent = peer.fill()
-    fifo.write_text("\n", encoding="ascii")
+    gate.open()
     peer.finish_fill()
     peer.send(STDIN)
     peer.send(STDIN, b"too late")
     peer.send(STDIN)
     assert peer.receive() == (STDOUT, b"%d\n" % sent)
-    fifo.write_text("\n", encoding="ascii")
+    gate.open()
     assert peer.result() == (b"", b"", 0)
 
 
@@ -355,14 +389,14 @@ def test_reset_is_an_end(forker: Forker) -> None:
     assert peer.result() == (b"hi\n", b"", 5)
 
 
-def test_others_hold_the_outputs_of_a_program_that_has_ended(forker: Forker, fifo: Path) -> None:
+def test_others_hold_the_outputs_of_a_program_that_has_ended(forker: Forker, gate: Gate) -> None:
     """Requirement 19: its stdin ends at once, and its exit code waits for them."""
     command = f"""exec 3<&0
-        (cat <&3; echo stdin closed; read go <{fifo}; echo gone) &
+        (cat <&3; echo stdin closed; read go <{gate.path}; echo gone) &
         exit 42"""
     peer = forker.start(shell(command)).peer.greet()
     assert peer.receive() == (STDOUT, b"stdin closed\n")
-    fifo.write_text("\n", encoding="ascii")
+    gate.open()
     assert peer.result() == (b"gone\n", b"", 42)
 
 
@@ -399,3 +433,13 @@ def test_input_that_nobody_has_read_is_no_reset(forker: Forker) -> None:
     peer.feed(bytes(200_000), 1000).join()
     assert peer.result() == (b"", b"\0", 0)
     assert peer.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+
+
+def test_every_requirement_has_a_test() -> None:
+    """By its number."""
+    tested = set()
+    for path in Path(__file__).parent.glob("test_*.py"):
+        text = path.read_text(encoding="utf-8")
+        for numbers in re.findall(r'"""Requirements? ([\d, and]+)', text):
+            tested |= {int(number) for number in re.findall(r"\d+", numbers)}
+    assert tested == set(range(1, 22))

@@ -152,7 +152,7 @@ def test_settings_for_sockets(own: Services, field: str) -> None:
     """They are ignored for a program, and for a socket there is no user to be had beside them."""
     own.script("program", "")
     (own.second / "socket").symlink_to("/dev/tcp/127.0.0.1/22")
-    with_user = ServiceConfig(force_user=b"u", **{field: True})  # type: ignore[arg-type]
+    with_user = ServiceConfig(force_user=b"u", **{field: True})
     assert isinstance(find(own, "program", with_user), Executable)
     assert isinstance(find(own, "socket", ServiceConfig(force_user=b"u")), TcpService)
     assert refused(own, "socket", with_user) == PROBLEM
