@@ -134,6 +134,7 @@ class MessageBus(_MessageBus):
     def _send_checked(self, msg: Message) -> "asyncio.Future[None]":
         # dbus-fast 1.84 prints a wrong type to stderr, and sends a broken message.
         msg.signature_tree.verify(msg.body)
+        msg.body = _fit(msg.body)
         future: asyncio.Future[None] = super().send(msg)
         future.add_done_callback(_look_at)
         return future
@@ -148,6 +149,31 @@ class MessageBus(_MessageBus):
             if not data or len(line) > _LONGEST_AUTH_LINE:
                 raise ConnectionResetError("it hung up during authentication")
         return line[:-2].decode("ascii", "replace")
+
+
+class _Text(str):
+    """A text whose length is that of its bytes: dbus-fast 1.84 sends the number of characters.
+
+    Such a message is a broken one, and the bus hangs up.
+    """
+
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        return len(self.encode())
+
+
+def _fit(value: Any) -> Any:  # noqa: ANN401 (of D-Bus)
+    """Return what can be sent instead."""
+    if isinstance(value, str):
+        return value if value.isascii() else _Text(value)
+    if isinstance(value, list | tuple):
+        return [_fit(it) for it in value]
+    if isinstance(value, dict):
+        return {_fit(key): _fit(it) for key, it in value.items()}
+    if isinstance(value, Variant):
+        return Variant(value.signature, _fit(value.value))
+    return value
 
 
 class _PatientSocket:
