@@ -44,7 +44,7 @@ unit: setup ## the parts, on a real X server
 e2e: setup ## agent and daemon between real X servers and a real SPICE host and client
 	$(PYTEST) -q -n $(E2E) --dist loadfile tests/host tests/stream tests/daemon
 
-fuzz: setup ## any bytes at all for the helper protocol's decoder (FUZZ="--runs 1000000")
+fuzz: setup ## any bytes at all for the decoders of what strangers send (FUZZ="qga --runs 100000")
 	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 bench: setup packages-bench ## speed and memory beside floor and goals (BENCH=--short, PEER=PROGRAM)

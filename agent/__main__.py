@@ -1,6 +1,7 @@
 """The program ``spice-session-agent``: command line in, exit status out.
 
-0: told to end, or the daemon is gone; 1: cannot go on; 2: wrong command line.
+0: told to end, or the daemon is gone; 1: cannot go on; 2: wrong command line; 3: another agent of
+the user runs.
 """
 
 from sessiond.transport import lean  # noqa: F401, I001 (first of all: see there)
@@ -14,9 +15,11 @@ from importlib import import_module
 from typing import Final, cast
 
 from agent.options import parse
-from sessiond.errors import SessiondError, UsageError
+from sessiond.errors import RunningError, SessiondError, UsageError
 
 log = logging.getLogger("spice-session-agent")
+
+_STATUSES: Final = {UsageError: 2, RunningError: 3}
 
 # Each imports what it needs, and nothing of what the others do.
 _COMMANDS: Final = {
@@ -40,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SessiondError as error:
         log.error("%s", error)  # noqa: TRY400 (the traceback is for developers)
         log.debug("traceback", exc_info=True)
-        return 2 if isinstance(error, UsageError) else 1
+        return _STATUSES.get(type(error), 1)
     except KeyboardInterrupt:
         return 0  # before the loop took the signal over
     return 0

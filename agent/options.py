@@ -114,9 +114,7 @@ def _add_user(commands: "argparse._SubParsersAction[_Parser]") -> None:
     user.add_argument(
         "--socket", default=SOCKET, metavar="PATH", help=f"the daemon's; default: {SOCKET}"
     )
-    user.add_argument(
-        "--username", default="", metavar="NAME", help="become this user first; for root alone"
-    )
+    user.add_argument("--username", metavar="NAME", help="become this user first; for root alone")
     user.add_argument("-d", dest="debug", action="store_true", help="log every message")
 
 

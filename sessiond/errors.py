@@ -4,6 +4,7 @@
 
     SessiondError                exit status 1, one line for the operator
     ├── UsageError               exit status 2: a wrong option, a wrong value
+    ├── RunningError             exit status 3: this user's agent runs already
     ├── InstallError             our files cannot be put in place or taken away: nothing was changed
     │   └── NotPermittedError    not by this user
     ├── ProtocolError            the peer broke the protocol: its connection is dead
@@ -34,6 +35,10 @@ class SessiondError(Exception):
 
 class UsageError(SessiondError):
     """The command line asks for something that does not exist."""
+
+
+class RunningError(SessiondError):
+    """There is one agent for each user, and another process is it."""
 
 
 class InstallError(SessiondError):

@@ -47,7 +47,7 @@ from sessiond.users import policy
 from sessiond.users.audit import Audit
 from sessiond.users.commands import Commands, Seat
 from sessiond.users.connection import COMMAND_EXITED, Answer
-from sessiond.users.displays import Displays
+from sessiond.users.displays import Displays, merge
 from sessiond.users.host import HostChannel
 from sessiond.users.listener import take_listener
 from sessiond.users.local import Ask, LocalRuns
@@ -254,12 +254,8 @@ class UserSide:
             log.debug("the agent of %s tells what nobody knows", agent.name)
 
     def _owned_by(self, uid: int) -> _Owned:
-        facts, opened = self._seat.facts, self._seat.status.displays
-        return frozenset(
-            (opened[it.id].name if it.id in opened else it.display, it.id)
-            for it in facts.sessions.values()
-            if it.uid == uid
-        )
+        displays = merge(uid, self._seat.facts, self._seat.status.displays, ())
+        return frozenset((it.name, it.session) for it in displays)
 
     def _tell_displays(self, agent: UserAgent) -> None:
         data = {"user": agent.name, "uid": agent.uid}

@@ -32,6 +32,7 @@ from sessiond.transport.names import NameWatch
 log = logging.getLogger(__name__)
 
 STEADY: Final = 10.0  # seconds after which a connection counts as a success
+LONGEST_AWAY: Final = 600.0  # seconds after the daemon has said that it does not want us
 DISPLAYS_CHANGED: Final = "DISPLAYS_CHANGED"
 
 
@@ -85,13 +86,15 @@ class UserApp:
             self._answers = Answers(displays, commands, self._runs)
             async with asyncio.TaskGroup() as self._tasks:
                 self._spawn(self._serve())
-                await stop.wait()
-                await asyncio.gather(commands.end(), self._runs.end())
+                try:
+                    await stop.wait()
+                finally:
+                    await asyncio.gather(commands.end(), self._runs.end())
                 for job in self._jobs:
                     job.cancel()
 
     async def _serve(self) -> NoReturn:
-        backoff = Backoff()
+        backoff, away = Backoff(), LONGEST
         complaint = ""
         while True:
             try:
@@ -110,8 +113,10 @@ class UserApp:
                 backoff.reset()
             if is_refused:
                 # Not even a new socket is a reason to be back earlier: two agents would fight.
-                await asyncio.sleep(LONGEST)
+                await asyncio.sleep(away)
+                away = min(2 * away, LONGEST_AWAY)
             else:
+                away = LONGEST
                 await self._pause(backoff.delay())
 
     async def _converse(self, link: Link) -> bool:

@@ -44,6 +44,7 @@ _OUTPUTS: Final = {  # qga/qapi-schema.json: GuestExecCaptureOutputMode; a bool 
     "separated": frozenset({"out", "err"}),
     "merged": frozenset({"out"}),
 }
+_Started = tuple["subprocess.Popen[bytes]", OwnedFd]  # and its pidfd
 _NOT_BASE64: Final = re.compile(r"[^A-Za-z0-9+/=\n]")
 
 
@@ -161,16 +162,16 @@ class _Command:
 
     def __init__(
         self,
-        process: "subprocess.Popen[bytes]",
+        started: _Started,
         request: Request,
         on_finished: "Callable[[_Command], None]",
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        process, self._pidfd = started
         self._process = process
         self._on_finished = on_finished
         self.pid = process.pid
         self.finished: asyncio.Future[None] = self._loop.create_future()
-        self._pidfd = OwnedFd(os.pidfd_open(process.pid))
         self._loop.add_reader(self._pidfd.fileno(), self._exited)
         streams = {"out": process.stdout, "err": process.stderr}
         self._outputs = {
@@ -231,21 +232,24 @@ class Commands:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._starting = set[asyncio.Future["subprocess.Popen[bytes]"]]()
+        self._starting = set[asyncio.Future[_Started]]()
         self._running = dict[int, _Command]()
         self._finished = dict[int, _Command]()
+        self._is_ending = False
 
     def start(self, request: Request) -> "asyncio.Future[object]":
         """Start a command; the future has ``{"pid": PID}``, or a CommandError with the reason.
 
-        Raises CommandError where too many run.
+        Raises CommandError where too many run, and after ``end``.
         """
+        if self._is_ending:
+            raise CommandError("the agent is about to end")
         if len(self._starting) + len(self._running) >= MAX_RUNNING:
             raise CommandError(f"{MAX_RUNNING} commands of this user are running already")
         answer: asyncio.Future[object] = self._loop.create_future()
-        process = run_aside(partial(_popen, request))
-        self._starting.add(process)
-        process.add_done_callback(partial(self._started, request, answer))
+        starting = run_aside(partial(_popen, request))
+        self._starting.add(starting)
+        starting.add_done_callback(partial(self._started, request, answer))
         return answer
 
     def status(self, pid: int) -> dict[str, object]:
@@ -258,6 +262,7 @@ class Commands:
 
     async def end(self) -> None:
         """End all that runs: tell it to, and kill what has not after GRACE seconds."""
+        self._is_ending = True
         if self._starting:
             await asyncio.wait(self._starting, timeout=GRACE)
         for number in (signal.SIGTERM, signal.SIGKILL):
@@ -267,6 +272,7 @@ class Commands:
             if running:
                 await asyncio.wait([command.finished for command in running], timeout=GRACE)
         for command in self._running.values():  # one that has changed its user, or a dead mount
+            command.kill(signal.SIGKILL)
             command.close()
         self._running.clear()
 
@@ -274,16 +280,16 @@ class Commands:
         self,
         request: Request,
         answer: "asyncio.Future[object]",
-        process: "asyncio.Future[subprocess.Popen[bytes]]",
+        starting: asyncio.Future[_Started],
     ) -> None:
-        self._starting.discard(process)
-        if error := process.exception():
+        self._starting.discard(starting)
+        if error := starting.exception():
             reason = getattr(error, "strerror", None) or error
             refusal = CommandError(f"cannot start {request.path!r}: {reason}")
             if not answer.done():
                 answer.set_exception(refusal)
             return
-        command = _Command(process.result(), request, self._finish)
+        command = _Command(starting.result(), request, self._finish)
         self._running[command.pid] = command
         if self._finished.pop(command.pid, None):
             _tell_forgotten(command.pid, "another command has its pid now")
@@ -301,7 +307,7 @@ class Commands:
             _tell_forgotten(oldest.pid, "too much is kept that nobody has asked for")
 
 
-def _popen(request: Request) -> "subprocess.Popen[bytes]":
+def _popen(request: Request) -> _Started:
     wanted = _OUTPUTS[request.outputs]
     error = subprocess.PIPE if "err" in wanted else subprocess.DEVNULL
     streams = (
@@ -309,7 +315,13 @@ def _popen(request: Request) -> "subprocess.Popen[bytes]":
         subprocess.PIPE if "out" in wanted else subprocess.DEVNULL,
         subprocess.STDOUT if request.outputs == "merged" else error,
     )
-    return popen([request.path, *request.arguments], streams, request.env)
+    process = popen([request.path, *request.arguments], streams, request.env)
+    try:
+        return process, OwnedFd(os.pidfd_open(process.pid))
+    except OSError:  # too many are open: one that cannot be watched does not run
+        with process:
+            process.kill()
+        raise
 
 
 def _tell_forgotten(pid: int, reason: str) -> None:

@@ -4,6 +4,7 @@ The daemon takes an agent for the user that the kernel names. What is done here 
 else, and what has become of it is read back from /proc.
 """
 
+import contextlib
 import ctypes
 import logging
 import os
@@ -11,12 +12,16 @@ import pwd
 from pathlib import Path
 from typing import Final
 
-from sessiond.errors import SessiondError, UsageError
+from agent.stream.bounded import within
+from sessiond.errors import DisplayError, SessiondError, UsageError
 
 log = logging.getLogger(__name__)
 
 PATH: Final = "/usr/local/bin:/usr/bin:/bin"  # of a user's commands, where root's is not taken over
 
+TIMEOUT: Final = 2.0  # seconds for the way to the user's home, which may be on a dead mount
+
+_UMASK: Final = 0o022  # as a login has it (login.defs(5))
 _SETS: Final = ("CapInh", "CapPrm", "CapEff", "CapAmb")  # proc(5), capabilities(7)
 _VERSION_3: Final = 0x20080522  # linux/capability.h: _LINUX_CAPABILITY_VERSION_3, two words a set
 _STATUS: Final = Path("/proc/self/status")
@@ -25,9 +30,10 @@ _STATUS: Final = Path("/proc/self/status")
 def become(name: str) -> None:
     """Be the user ``name`` from now on, with no way back; nothing if we are already.
 
-    Then the environment is that user's alone, the working directory their home, and only standard
-    input, output and error are open. Raises UsageError where there is no such user, or no right to
-    become them; SessiondError where something of the old user is left.
+    Then the environment is that user's alone, the umask a login's, the working directory their home
+    (/ where that cannot be entered), and only standard input, output and error are open. Raises
+    UsageError where there is no such user, or no right to become them; SessiondError where
+    something of the old user is left.
     """
     user = _find(name)
     if user.pw_uid == os.getuid() == os.geteuid():
@@ -81,6 +87,7 @@ def _drop_capabilities() -> None:
 
 def _settle(user: pwd.struct_passwd) -> None:
     """Have this user's environment and no other's, and stand in their home."""
+    os.umask(_UMASK)
     os.environ.clear()
     os.environ |= {
         "HOME": user.pw_dir, "USER": user.pw_name, "LOGNAME": user.pw_name,
@@ -89,7 +96,6 @@ def _settle(user: pwd.struct_passwd) -> None:
     runtime = Path("/run/user", str(user.pw_uid))
     if runtime.is_dir():
         os.environ["XDG_RUNTIME_DIR"] = str(runtime)
-    try:
-        os.chdir(user.pw_dir)
-    except OSError:
-        os.chdir("/")
+    os.chdir("/")
+    with contextlib.suppress(OSError, DisplayError):
+        within(TIMEOUT, lambda: os.chdir(user.pw_dir), f"home {user.pw_dir}")

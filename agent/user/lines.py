@@ -50,6 +50,7 @@ class Lines:
         self._fds = deque[int]()  # that came, in order, and were not taken yet
         self._is_open = True
         self._is_reading = False
+        self._is_writing = False  # when it can be written to, that is
         self._is_deaf = False  # it takes nothing any more
         self._read_on()
 
@@ -58,7 +59,8 @@ class Lines:
         if not self._is_open or self._is_deaf:
             return
         line = rpc.encode(message)
-        log.debug("sent: %s, %d bytes", describe(message), len(line))
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("sent: %s, %d bytes", describe(message), len(line))
         is_waiting = bool(self._unsent)
         self._unsent += line
         if not is_waiting:
@@ -111,12 +113,16 @@ class Lines:
         except OSError as error:
             self._end(str(error.strerror or error))
             return
-        if not data:
+        if data:
+            self._feed(data)
+        else:
             self._end("it has closed the connection")
-            return
+
+    def _feed(self, data: bytes) -> None:
         try:
             for message in self._reader.feed(data):
-                log.debug("heard: %s", describe(message))
+                if log.isEnabledFor(logging.DEBUG):
+                    log.debug("heard: %s", describe(message))
                 self._on_message(message)
                 if not self._is_open:
                     return
@@ -147,10 +153,12 @@ class Lines:
             self._is_deaf = True
             sent = len(self._unsent)
         del self._unsent[:sent]
-        if self._unsent:
-            self._loop.add_writer(self._sock, self._write)
-        else:
+        if self._is_writing and not self._unsent:
+            self._is_writing = False
             self._loop.remove_writer(self._sock)
+        elif self._unsent and not self._is_writing:
+            self._is_writing = True
+            self._loop.add_writer(self._sock, self._write)
         self._read_on()
 
 

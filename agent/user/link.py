@@ -43,7 +43,7 @@ def connect(path: str, uids: frozenset[int]) -> socket.socket:
             raise SessiondError(f"at {path} a program of uid {uid} listens")  # noqa: TRY301
     except FileNotFoundError:
         sock.close()
-        raise NoSocketError(f"there is no {path}") from None
+        raise NoSocketError(f"spice-sessiond does not run: there is no {path}") from None
     except OSError as error:
         sock.close()
         raise SessiondError(f"{path} cannot be connected to: {error.strerror}") from None

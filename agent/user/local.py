@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from agent.user.lines import Lines
-from sessiond.errors import CommandError, SessiondError
+from sessiond.errors import CommandError
+from sessiond.transport.listening import listen_at
 from sessiond.transport.peer import peer_of
 from sessiond.wire import rpc
 
@@ -29,7 +30,7 @@ Ask = Callable[[str, Mapping[str, Any]], "asyncio.Future[object]"]
 class LocalServer:
     """Listens at ``path``, whose folder is this user's; ``ask`` asks the host.
 
-    Whatever is at ``path`` is taken away: the lock says that nobody uses it. Raises SessiondError.
+    Raises SessiondError.
     """
 
     def __init__(self, path: Path, ask: Ask) -> None:
@@ -37,7 +38,8 @@ class LocalServer:
         self._path = path
         self._ask = ask
         self._clients = set[_Client]()
-        self._sock = _listening(path)
+        self._sock = listen_at(str(path), 0o600)
+        self._sock.setblocking(False)
         self._loop.add_reader(self._sock, self._accept)
 
     def close(self) -> None:
@@ -93,17 +95,3 @@ class _Client:
             self._lines.send(rpc.Result(number, error=error))
         else:
             self._lines.send(rpc.Result(number, future.result()))
-
-
-def _listening(path: Path) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        path.unlink(missing_ok=True)
-        os.fchmod(sock.fileno(), 0o600)  # bind(2) makes the file so
-        sock.bind(str(path))
-        sock.listen(MAX_CONNECTIONS)
-        sock.setblocking(False)
-    except OSError as error:
-        sock.close()
-        raise SessiondError(f"{path} cannot be listened at: {error.strerror or error}") from error
-    return sock

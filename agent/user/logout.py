@@ -1,8 +1,8 @@
 """The end of the login session that an agent was started in, as systemd-logind tells it.
 
 An agent that a login's script or a desktop's autostart entry has started is one of that session's
-processes, and the session would stay, closing, for as long as it lived. One that a manager has
-started is in no session.
+processes, and the session would stay, closing, for as long as it lived. One that the user's manager
+has started is in no session.
 """
 
 import ctypes

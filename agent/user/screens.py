@@ -6,6 +6,7 @@ that is to be connected. All that is here may block, within limits, and so runs 
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -59,14 +60,18 @@ class Connection:
 
         Nothing was asked for, but some events come to every client (MappingNotify).
         """
-        with lost_display(self._display):
+        with _understood(self.name), lost_display(self._display):
             for _ in range(self._display.pending_events()):
                 self._display.next_event()
 
     def screens(self) -> list[Output]:
         """Return the outputs that show something. Raises DisplayError, and then it is of no use."""
         sock = self._display.display.socket
-        with answering(sock, self.name, reach.TIMEOUT), lost_display(self._display):
+        with (
+            _understood(self.name),
+            answering(sock, self.name, reach.TIMEOUT),
+            lost_display(self._display),
+        ):
             return _screens(self._display)
 
     def close(self) -> None:
@@ -95,6 +100,20 @@ def connect(number: int, server: Server, environ: Mapping[str, str], places: Pla
         else:
             return Connection(f":{number}", display)
     raise DisplayError("; ".join(refusals)[:_MAX_TEXT])
+
+
+@contextmanager
+def _understood(name: str) -> Iterator[None]:
+    """Turn what python-xlib makes of a server's nonsense into DisplayError.
+
+    It believes what it is sent, fails at any place, and then does not read on.
+    """
+    try:
+        yield
+    except DisplayError:
+        raise
+    except Exception as error:
+        raise DisplayError(f"display {name} sends nonsense: {error!r}") from error
 
 
 def _attempts(

@@ -1,6 +1,7 @@
 """A non-blocking byte channel on an edge-triggered loop: one reader and one writer."""
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -140,6 +141,7 @@ class Channel:
 
     def _on_events(self, events: int) -> None:
         if self._is_paused and events & _GONE:
+            self._skip()
             self._lose("the host hung up")
         elif events & READABLE and not self._reads_soon:
             self._read(may_have_ended=bool(events & ~_ONLY_DATA))
@@ -172,6 +174,12 @@ class Channel:
                 return  # what comes later is another edge (epoll(7))
         self._read_soon()
 
+    def _skip(self) -> None:
+        """Leave nothing to who has the port next: who said it is gone."""
+        with contextlib.suppress(OSError):  # that there is no more, among others
+            while self._port.waits_for_host and os.readv(self._fd, [_SCRATCH]):
+                pass
+
     def _read_soon(self) -> None:
         # Only one such call at a time, however many events a busy peer causes until then.
         if not self._reads_soon:
@@ -183,8 +191,11 @@ class Channel:
         self._read()
 
     def _end(self) -> None:
-        """Take an end of file: poll(2) says which half it is of."""
-        if self._on_half_end:
+        """Take an end of file: poll(2) says which half it is of.
+
+        A virtio port has no halves, and its next host may be there already.
+        """
+        if self._on_half_end and not self._port.waits_for_host:
             poll = select.poll()
             poll.register(self._fd, 0)
             if not poll.poll(0):  # neither POLLHUP nor POLLERR

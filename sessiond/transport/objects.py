@@ -255,7 +255,8 @@ class ObjectServer:
             log.debug("its traceback", exc_info=error)
         log.debug("refused %s of %s: %s", message.member, message.sender, text)
         if not message.flags & MessageFlag.NO_REPLY_EXPECTED:
-            self._bus.reply(Message.new_error(message, name, text))
+            # The bus hangs up on who sends a text with a NUL in it, and this may be a stranger's.
+            self._bus.reply(Message.new_error(message, name, text.replace("\0", "\ufffd")))
 
 
 _Now = tuple[str, Sequence[Any]]

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import select
 import socket
 import stat
 import termios
@@ -49,6 +50,8 @@ def open_port(path: str) -> OpenPort:
         if not stat.S_ISCHR(mode):
             raise PortError(f"port {path} is neither a character device nor a socket")
         fd = OwnedFd(os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC))
+        if not _can_be_watched(fd):
+            raise PortError(f"port {path} is no port: the kernel cannot wait for anything there")
         if not os.isatty(fd.fileno()):
             return OpenPort(fd, path, waits_for_host=True)
         # Without raw mode the terminal layer would echo and translate the host's bytes.
@@ -66,6 +69,15 @@ def adopt_port(fd: OwnedFd, path: str) -> OpenPort:
     os.set_blocking(fd.fileno(), False)
     is_device = stat.S_ISCHR(mode) and not os.isatty(fd.fileno())
     return OpenPort(fd, path, waits_for_host=is_device)
+
+
+def _can_be_watched(fd: OwnedFd) -> bool:
+    with select.epoll() as epoll:
+        try:
+            epoll.register(fd.fileno(), 0)
+        except PermissionError:  # epoll_ctl(2): such as /dev/null
+            return False
+    return True
 
 
 def _connect(path: str) -> OwnedFd:

@@ -19,6 +19,11 @@ from sessiond.wire.qga import Refused, Request, encode_error, encode_return, unw
 
 SYNC_DELIMITED: Final = "guest-sync-delimited"
 
+MAX_ANSWER: Final = (10 << 20) - 2048
+"""Bytes of a line: at one of 10 MiB, or a KiB less, libvirt gives up the channel (qemu_agent.c)."""
+
+_TOO_LONG: Final = CommandError("the answer is too long")
+
 Done = Callable[[bytes], None]
 Finish = Callable[[object, CommandError | None], None]
 
@@ -121,9 +126,10 @@ class Desk:
         error: CommandError | None,
     ) -> None:
         self.in_work -= 1
-        self._audit.note(action, error)
-        if error:
-            done(encode_error(error, to=item))
-        else:
+        line = b""
+        if not error:
             is_delimited = item.command == SYNC_DELIMITED
-            done(encode_return(value, request=item, delimited=is_delimited))
+            line = encode_return(value, request=item, delimited=is_delimited)
+            error = _TOO_LONG if len(line) > MAX_ANSWER else None
+        self._audit.note(action, error)
+        done(encode_error(error, to=item) if error else line)

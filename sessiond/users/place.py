@@ -6,6 +6,7 @@ Waiting costs nothing: the kernel says when there is something to be had.
 
 import asyncio
 import logging
+import os
 import socket
 from collections.abc import Callable
 from typing import Final, Protocol
@@ -49,7 +50,11 @@ def find_place(name: str, poller: EdgePoller, on_open: OnOpen) -> Place:
 
 
 class PortPlace:
-    """A virtio port, a pty or a socket of another's."""
+    """A virtio port, a pty or a socket of another's.
+
+    A virtio port stays open from host to host. To close it would throw away what the next one has
+    said by then (Linux, drivers/char/virtio_console.c: port_fops_release).
+    """
 
     def __init__(self, path: str, poller: EdgePoller, on_open: OnOpen) -> None:
         self._loop = asyncio.get_running_loop()
@@ -59,6 +64,7 @@ class PortPlace:
         self._backoff = Backoff()
         self._retry: asyncio.Handle | None = None
         self._names: NameWatch | None = None  # while there is no port
+        self._kept: OwnedFd | None = None
         self._complaint = ""
 
     def open(self) -> None:
@@ -76,20 +82,41 @@ class PortPlace:
         self._forget_names()
         self._complaint = ""
         log.debug("port %s is open", self._path)
-        self._on_open(port)
+        if port.waits_for_host:
+            self._kept = port.fd
+            self._give()
+        else:
+            self._on_open(port)
+
+    def _give(self) -> None:
+        assert self._kept  # noqa: S101 (who calls us)
+        try:
+            fd = OwnedFd(os.dup(self._kept.fileno()))
+        except OSError as error:
+            log.warning("the host channel waits: %s", error.strerror)
+            self.open_again(has_worked=False)
+            return
+        self._on_open(OpenPort(fd, self._path, waits_for_host=True))
 
     def open_again(self, *, has_worked: bool) -> None:
         """Do so at once after a host that has spoken: they come and go. Else after a while."""
         if has_worked:
             self._backoff.reset()
-            self._retry = self._loop.call_soon(self.open)
+            self._retry = self._loop.call_soon(self._give if self._kept else self.open)
         else:
+            self._forget_port()
             self._retry = self._loop.call_later(self._backoff.delay(), self.open)
 
     def close(self) -> None:
         """Open it no more; a second call does nothing."""
         self._wait_no_more()
         self._forget_names()
+        self._forget_port()
+
+    def _forget_port(self) -> None:
+        if self._kept:
+            self._kept.close()
+            self._kept = None
 
     def _wait_no_more(self) -> None:
         if self._retry:

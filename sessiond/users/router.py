@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from sessiond.errors import CommandError, NoAgentError
 from sessiond.wire.qga import Request
+from sessiond.wire.rpc import MAX_NAME
 
 COMMAND_NOT_FOUND: Final = "CommandNotFound"
 
@@ -57,8 +58,9 @@ def route(request: Request, connected: Collection[str], root: str = "") -> Local
         return Local(command, arguments, user)
     if request.user is not None:
         _check(request.user, connected)
-        if command in OF_DAEMON:
-            raise CommandError(f"The command {command} has not been found", COMMAND_NOT_FOUND)
+        if command in OF_DAEMON or not 0 < len(command) <= MAX_NAME:
+            text = f"The command {command[:MAX_NAME]} has not been found"
+            raise CommandError(text, COMMAND_NOT_FOUND)
         return Forward(request.user, command, arguments)
     if command not in OF_AGENTS:
         return Local(command, arguments)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from sessiond.model import Event, Screen, SeatFacts, Session, Status, UserAgent, UserDisplay
+from sessiond.users.displays import merge
 from sessiond.wire.device import Codec
 
 Json = dict[str, object]
@@ -32,16 +33,10 @@ def agents(known: Iterable[UserAgent], facts: SeatFacts, now: Status) -> list[Js
             "uid": agent.uid,
             "pid": agent.pid,
             "since": agent.since,
-            "displays": _displays(agent.uid, facts, now),
+            "displays": [it.name for it in merge(agent.uid, facts, now.displays, ())],
         }
         for agent in sorted(known, key=lambda it: it.uid)
     ]
-
-
-def _displays(uid: int, facts: SeatFacts, now: Status) -> list[str]:
-    own = [it for it in facts.sessions.values() if it.uid == uid]
-    opened = {now.displays[it.id].name for it in own if it.id in now.displays}
-    return sorted({it.display for it in own if it.display} | opened)
 
 
 def sessions(facts: SeatFacts, now: Status) -> list[Json]:

@@ -11,7 +11,6 @@ Source: QEMU 7.2, qobject/json-parser.c and util/unicode.c.
 
 import json
 import re
-from collections.abc import Iterator
 from typing import Final
 
 from sessiond.errors import CommandError
@@ -77,14 +76,15 @@ class _Parser:
     """Reads a value from a text's tokens. Raises CommandError at the first that is wrong."""
 
     def __init__(self, text: bytes) -> None:
-        self._tokens: Iterator[bytes] = iter(_TOKEN.findall(text))
+        self._tokens = _TOKEN.finditer(text)
 
     def value(self) -> object:
         """Return the value that the next token begins."""
         return self._value(self._pop())
 
     def _pop(self) -> bytes:
-        return next(self._tokens, b"")
+        token = next(self._tokens, None)
+        return token[0] if token else b""
 
     def _value(self, token: bytes) -> object:
         match token[:1]:

@@ -99,8 +99,8 @@ class LineReader:
             self._seen = 0
             self.length = len(line)
             self._check_length(self.length)
-            self._check_values(line)
             if line.strip():
+                self._check_values(line)
                 yield parse(line)
         self._seen = len(self._rest)
         self._check_length(self._seen)

@@ -31,8 +31,8 @@ def decode(text: str) -> object:
         raise ValueError("brackets without end") from None
     if is_deep(value, text):
         raise ValueError("too many brackets in brackets")
-    if _SURROGATE.search(text):
-        json.dumps(value, ensure_ascii=False).encode()  # half a pair cannot be: UnicodeEncodeError
+    if _SURROGATE.search(text) and _has_lone(value):
+        raise ValueError("half of a surrogate pair")
     return value
 
 
@@ -42,9 +42,18 @@ def encode(value: object) -> str:
     Raises ValueError for NaN and the infinities, TypeError for what is no value of JSON.
     """
     text = _ENCODER.encode(value)
-    if "\\ud" in text:
+    if "\\ud" in text and _has_lone(value):
         return _LONE.sub(lambda match: "\\ufffd" if match[1] else match[0], text)
     return text
+
+
+def _has_lone(value: object) -> bool:
+    """Return whether a text in VALUE has half a pair; it is quicker than to look for one."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def is_deep(value: object, text: str, begin: int = 0, end: int | None = None) -> bool:

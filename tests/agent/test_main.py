@@ -36,7 +36,7 @@ def listener(tmp_path: Path) -> Iterator[socket.socket]:
         (["stream", "-l", "/nonexistent/log"], 2, "log file /nonexistent/log cannot be written"),
         ([*PATTERN, "-p", "/nonexistent"], 1, "port /nonexistent is missing: no such file"),
         ([*PATTERN, "-p", "/dev"], 1, "port /dev is neither"),
-        ([*PATTERN, "-p", "/dev/null", "--display", "0x0"], 1, "pattern '0x0' is empty"),
+        ([*PATTERN, "-p", "/dev/ptmx", "--display", "0x0"], 1, "pattern '0x0' is empty"),
     ],
 )
 def test_one_line_and_a_status(

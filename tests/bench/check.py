@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from tests.bench.goals import AGENT_MB, DAEMON_MB
+from tests.bench.goals import AGENT_MB, DAEMON_MB, USER_AGENT_MB
 from tests.bench.plan import SHORT, Plan
 from tests.bench.processes import AGENT, BenchError
 from tests.bench.results import Results
@@ -42,11 +42,15 @@ PART_OF: Final = {
     "daemon, memory to its goal": "daemon",
     "agent, memory to its goal": "daemon",
     "daemon, wake-ups at rest": "daemon",
+    "routed calls at once, CPU": "host",
+    "user's agent, memory": "host",
+    "user's agent, wake-ups": "host",
 }
 # Many short turns: what disturbs the machine for a second or two then spoils few of them.
 PLAN: Final = dataclasses.replace(
-    SHORT, rounds=7, seconds=0.6, age_seconds=0, warm=4, cold=1, relay_seconds=4, asks=False
-)
+    SHORT, rounds=7, seconds=0.6, age_seconds=0, warm=4, cold=1, relay_seconds=4, asks=False,
+    call_rounds=15, call_seconds=0.1,
+)  # fmt: skip
 
 
 def measured(found: Results, size: tuple[int, int]) -> dict[str, float]:
@@ -64,6 +68,10 @@ def measured(found: Results, size: tuple[int, int]) -> dict[str, float]:
         values["daemon, memory to its goal"] = daemon.daemon.peak / DAEMON_MB
         values["agent, memory to its goal"] = daemon.agent.peak / (AGENT_MB + frame_mb)
         values["daemon, wake-ups at rest"] = daemon.idle_daemon + daemon.idle_agents
+    if host := found.host:
+        values["routed calls at once, CPU"] = host.agent_ratios.pipelined_cpu
+        values["user's agent, memory"] = host.held.pss / USER_AGENT_MB
+        values["user's agent, wake-ups"] = host.idle_agent + host.idle_daemon
     return values
 
 
@@ -107,7 +115,8 @@ def keep(plan: Plan) -> int:
     """Measure three times and write the medians down."""
     runs = [measured(run(plan), plan.size) for _ in range(TRIES)]
     values = {name: round(statistics.median(each[name] for each in runs), 3) for name in runs[0]}
-    BASELINE.write_text(json.dumps(values, indent=1) + "\n")
+    kept = json.loads(BASELINE.read_text()) | values  # which has no other part's with --only
+    BASELINE.write_text(json.dumps(kept, indent=1) + "\n")
     sys.stdout.write(BASELINE.read_text())
     return 0
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from tests.bench.daemon import DaemonResult
+from tests.bench.host import HostResult
 from tests.bench.results import Results
 
 # The X server's and the agent's CPU for a full new frame, times the floor's.
@@ -21,6 +22,9 @@ RELAY_MS: Final = 0.4
 DAEMON_MB: Final = 32.0
 AGENT_MB: Final = 48.0  # and one frame of shared memory
 QUERY: Final = 1.5  # times logind's
+ROUTED: Final = 4.0  # times qemu-ga's, through two processes instead of one
+OWN: Final = 2.0  # likewise, through one
+USER_AGENT_MB: Final = 24.0
 QUERY_LIBRARY: Final = "dbus_fast"  # what the packages bring
 
 
@@ -52,6 +56,8 @@ def goals(found: Results, size: tuple[int, int]) -> list[Goal]:
         *_delivered(found),
         *_daemon(found.daemon, found, frame_mb),
         *_queries(found),
+        *_calls(found.host),
+        *_user_agent(found.host),
     ]
 
 
@@ -155,6 +161,41 @@ def _queries(found: Results) -> Iterator[Goal]:
         met = None if ratio is None else ratio <= QUERY
         limit = f"at most {QUERY:g} x logind"
         yield Goal(f"query, {name}", "us", value, floor, ratio, limit, met)
+
+
+def _calls(host: HostResult | None) -> Iterator[Goal]:
+    own, routed = "guest-ping, daemon", "guest-ping, user's agent"
+    if host is None:
+        for name, times in ((own, OWN), (routed, ROUTED), (f"{routed}, at once", ROUTED)):
+            yield Goal(name, "us", None, None, None, _to_qemu_ga(times), met=None)
+        return
+    theirs = host.qemu_ga
+    for name, times, one, ratio in (
+        (own, OWN, host.daemon, host.daemon_ratios.latency),
+        (routed, ROUTED, host.agent, host.agent_ratios.latency),
+    ):
+        limit, met = _to_qemu_ga(times), ratio <= times
+        yield Goal(name, "us", one.median_us, theirs.median_us, ratio, limit, met)
+    value, floor = (1e6 / each.pipelined_per_second for each in (host.agent, theirs))
+    ratio = host.agent_ratios.pipelined_time
+    limit, met = _to_qemu_ga(ROUTED), ratio <= ROUTED
+    yield Goal(f"{routed}, at once", "us", value, floor, ratio, limit, met)
+
+
+def _to_qemu_ga(times: float) -> str:
+    return f"at most {times:g} x qemu-ga"
+
+
+def _user_agent(host: HostResult | None) -> Iterator[Goal]:
+    seconds = f"{host.rest_seconds:g} s" if host else "60 s"
+    for name, value in (
+        ("user's agent", host.idle_agent if host else None),
+        ("daemon with one", host.idle_daemon if host else None),
+    ):
+        yield _at_most(f"static {seconds}, {name}", "wake-ups", value, 0)
+    yield _at_most(
+        "memory, user's agent (PSS)", "MB", host.held.pss if host else None, USER_AGENT_MB
+    )
 
 
 def _median(values: list[float] | None) -> float | None:

@@ -12,7 +12,8 @@ from tests.bench.processes import AGENT, ROOT
 from tests.bench.stage import Program
 
 PARTS: Final = (
-    "video", "desktop", "typing", "static", "speed", "share", "daemon", "fresh", "bus", "peer",
+    "video", "desktop", "typing", "static", "speed", "share", "daemon", "fresh", "host", "bus",
+    "peer",
 )  # fmt: skip
 OUTPUT: Final = ROOT / "build" / "bench"
 
@@ -36,6 +37,8 @@ class Plan:
     cold: int
     relay_seconds: float
     asks: bool  # the daemon, again and again, while it relays
+    call_rounds: int  # over the host channel
+    call_seconds: float  # a slice
     questions: int  # of each kind to the daemon and to logind
 
     @property
@@ -47,11 +50,11 @@ class Plan:
 FULL: Final = Plan(
     parts=PARTS, agent=AGENT, peer=None, size=(1920, 1080), fps=60,
     rounds=5, seconds=2, age_seconds=6, rest_seconds=60, share_rounds=3, share_seconds=1.5,
-    warm=60, cold=15, relay_seconds=10, asks=True, questions=5000,
+    warm=60, cold=15, relay_seconds=10, asks=True, call_rounds=15, call_seconds=0.2, questions=5000,
 )  # fmt: skip
 SHORT: Final = dataclasses.replace(
     FULL, rounds=3, seconds=1, age_seconds=2, rest_seconds=5, share_rounds=2, share_seconds=0.4,
-    warm=20, cold=5, relay_seconds=3, questions=1000,
+    warm=20, cold=5, relay_seconds=3, call_rounds=9, call_seconds=0.15, questions=1000,
 )  # fmt: skip
 
 

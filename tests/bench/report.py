@@ -14,6 +14,7 @@ from rich.table import Table
 
 from tests.bench.cost import Cost
 from tests.bench.goals import Goal
+from tests.bench.host import WINDOW
 from tests.bench.plan import Plan
 from tests.bench.results import Results
 
@@ -32,7 +33,7 @@ def show(found: Results, rows: Sequence[Goal], facts: dict[str, str | int]) -> N
         parts.append(_shares(found))
     if found.versus:
         parts.append(_versus(found))
-    parts += [*_daemon(found), *_lines(found), _goals(rows)]
+    parts += [*_daemon(found), *_lines(found), *_host(found), _goals(rows)]
     parts += [f"{name}: not measured, for it needs {why}" for name, why in found.missing.items()]
     console.print(*parts, sep="\n\n")
 
@@ -138,6 +139,36 @@ def _versus(found: Results) -> Table:
             f"theirs {rest.theirs_percent:.1f} %, {rest.theirs_fps:.1f}"
         )
     return table
+
+
+def _host(found: Results) -> Iterator[RenderableType]:
+    if not (one := found.host):
+        return
+    peers = (
+        ("a user's agent", one.agent, one.agent_ratios),
+        ("the daemon", one.daemon, one.daemon_ratios),
+        ("qemu-ga", one.qemu_ga, None),
+    )
+    rows = [
+        [
+            name, f"{calls.median_us:.0f}", f"{calls.p99_us:.0f}", f"{calls.per_second:.0f}",
+            f"{calls.cpu_us:.0f}", f"{ratios.latency:.2f}" if ratios else "",
+            f"{calls.pipelined_per_second:.0f}", f"{calls.pipelined_cpu_us:.0f}",
+            f"{ratios.pipelined_time:.2f}" if ratios else "",
+        ]
+        for name, calls, ratios in peers
+    ]  # fmt: skip
+    yield _table(
+        f"Host channel: guest-ping, microseconds, one after the other and {WINDOW} at once",
+        ["answered by", "median", "p99", "calls/s", "CPU", "to qemu-ga", "calls/s at once", "CPU",
+         "to qemu-ga"],
+        rows,
+    )  # fmt: skip
+    yield (
+        f"user's agent: {one.held.pss:.1f} MB (PSS), {one.held.private:.1f} its own, at the most "
+        f"{one.held.peak:.1f}; nobody asking, {one.rest_seconds:g} s: {one.idle_agent} wake-ups, "
+        f"daemon {one.idle_daemon}"
+    )
 
 
 def _daemon(found: Results) -> Iterator[str]:

@@ -5,6 +5,7 @@ import dataclasses
 from tests.bench.bus import Answers
 from tests.bench.daemon import DaemonResult
 from tests.bench.fresh import Fresh
+from tests.bench.host import HostResult
 from tests.bench.moving import Moving
 from tests.bench.rest import Rest
 from tests.bench.share import Share
@@ -22,6 +23,7 @@ class Results:
     shares: list[Share] = dataclasses.field(default_factory=list)
     daemon: DaemonResult | None = None
     fresh: list[Fresh] = dataclasses.field(default_factory=list)
+    host: HostResult | None = None
     answers: list[Answers] = dataclasses.field(default_factory=list)
     versus: list[Versus] = dataclasses.field(default_factory=list)
     at_rest: AtRest | None = None

@@ -7,6 +7,7 @@ from pathlib import Path
 from tests.bench import bus
 from tests.bench.daemon import run_daemon
 from tests.bench.fresh import SCREENS, run_fresh
+from tests.bench.host import run_host
 from tests.bench.moving import MOVING, run_moving
 from tests.bench.plan import Plan
 from tests.bench.processes import Child, build, x_server
@@ -30,6 +31,9 @@ def run(plan: Plan) -> Results:
             found.daemon = run_daemon(plan, Path(name))
     if "fresh" in plan.parts:
         found.fresh = [run_fresh(plan, size, noise) for size, noise in SCREENS]
+    if "host" in plan.parts:
+        with tempfile.TemporaryDirectory(prefix="bench-") as name:
+            found.host = run_host(plan, Path(name))
     if "bus" in plan.parts:
         _ask(plan, found)
     return found

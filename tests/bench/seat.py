@@ -18,6 +18,8 @@ class QuietDaemon(Child):
     """``python -m sessiond`` with its default log, which tells no single message."""
 
     def __init__(self, bus: PrivateBus, port: Path, plan: Plan) -> None:
+        self.agent_socket = port.parent / "agent.sock"
+        self.host_channel = port.parent / "host.sock"
         settings = (
             f'bus.address="{bus.address}"',
             f'stream.port="{port}"',
@@ -28,6 +30,9 @@ class QuietDaemon(Child):
             f'displays.sockets="{port.parent}"',
             'vt.active="/dev/null"',
             f'helper.socket="@spice-bench-{os.getpid()}"',
+            f'users.socket="{self.agent_socket}"',
+            "users.allow_root=true",
+            f'host_channel="unix:{self.host_channel}"',
         )
         args = [part for setting in settings for part in ("--set", setting)]
         super().__init__([sys.executable, "-m", "sessiond", *args])

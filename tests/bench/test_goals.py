@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from tests.bench.cost import Cost
 from tests.bench.goals import goals
+from tests.bench.host import Calls, HostResult, Ratios
 from tests.bench.moving import Moving
 from tests.bench.results import Results
 from tests.bench.speed import Speed
@@ -14,7 +15,15 @@ FLOOR = Cost(program=4.0, server=1.0, total=5.0, fps=60, bytes=1, wakeups=0)
 VIDEO = Moving(
     load="video", drawing_ms=1, floor=FLOOR, part=None, agent=replace(FLOOR, total=6.0),
     ratio=1.2, part_ratio=None, first_ms=30, age_asked_ms=9, age_drawn_ms=7,
-    memory=Memory(40, 20), after_stop=0, after_stop_ms=0, picture_fault="",
+    memory=Memory(40, 20, 30), after_stop=0, after_stop_ms=0, picture_fault="",
+)  # fmt: skip
+
+CALLS = Calls(9e3, 110, 300, 100, 20e3, 50)
+RATIOS = Ratios(latency=4.0, cpu=4, pipelined_time=4.0, pipelined_cpu=3)
+HOST = HostResult(
+    agent=CALLS, daemon=CALLS, qemu_ga=replace(CALLS, median_us=28),
+    agent_ratios=RATIOS, daemon_ratios=replace(RATIOS, latency=2.0),
+    rest_seconds=5, idle_agent=0, idle_daemon=0, held=Memory(30, 12, 24.0),
 )  # fmt: skip
 
 
@@ -41,3 +50,20 @@ def test_frames_a_second_are_held_from_below() -> None:
 def test_a_run_that_measured_one_load_has_the_others_rows_too() -> None:
     names = [row.name for row in goals(Results(moving=[VIDEO]), SIZE)]
     assert names == [row.name for row in goals(Results(), SIZE)]
+
+
+def test_calls_are_held_against_qemu_gas_of_the_same_rounds() -> None:
+    (before,) = {row.met for row in goals(Results(host=HOST), SIZE) if row.met is not None}
+    assert before
+    worse = replace(
+        HOST,
+        agent_ratios=replace(RATIOS, latency=4.1, pipelined_time=4.1),
+        daemon_ratios=replace(RATIOS, latency=2.1),
+        idle_agent=1, idle_daemon=1, held=Memory(30, 12, 24.1),
+    )  # fmt: skip
+    (after,) = {row.met for row in goals(Results(host=worse), SIZE) if row.met is not None}
+    assert not after
+    names = [row.name for row in goals(Results(host=HOST), SIZE)]
+    assert [it.replace("5 s", "60 s") for it in names] == [
+        row.name for row in goals(Results(), SIZE)
+    ]

@@ -75,17 +75,23 @@ def status_fields(directory: Path) -> dict[str, int]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Memory:
-    """Megabytes (10^6) resident: at the most, and as of now nobody else's."""
+    """Megabytes (10^6) resident: at the most, and as of now nobody else's.
+
+    ``pss`` counts what is shared, too, divided by the number of those that share it.
+    """
 
     peak: float
     private: float
+    pss: float
 
 
 def memory(pid: int) -> Memory:
     """Return what one process holds."""
-    private = 0
+    private, pss = 0, 0
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Private_"):
             private += int(line.split()[1])
+        elif line.startswith("Pss:"):
+            pss = int(line.split()[1])
     peak = status_fields(Path(f"/proc/{pid}"))["VmHWM"]
-    return Memory(peak * 1024 / 1e6, private * 1024 / 1e6)
+    return Memory(*(kilobytes * 1024 / 1e6 for kilobytes in (peak, private, pss)))

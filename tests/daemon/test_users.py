@@ -245,7 +245,7 @@ def test_the_newer_agent_replaces_the_older(
 
 def test_a_second_agent_of_the_same_session_does_not_start(stage: Stage, alice: UserAgent) -> None:
     with UserAgent(stage.daemon.agent_socket, ALICE, runtime=alice.runtime) as second:
-        assert second.wait_exit() == 1
+        assert second.wait_exit() == 3
         assert any(f"already running as pid {alice.pid}" in line for line in second.lines)
 
 

@@ -30,12 +30,15 @@ INTROSPECT_DTD: Final = Path("/usr/share/xml/dbus-1/introspect.dtd")  # libdbus-
 POLICY_DTD: Final = Path("/usr/share/polkit-1/policyconfig-1.dtd")  # polkitd
 NOBODY: Final = 65534
 ADMIN: Final = ("auth_admin", "auth_admin", "auth_admin")
+KEPT: Final = ("auth_admin_keep", "auth_admin_keep", "auth_admin_keep")
 DEFAULTS: Final = {  # of the design: for any, inactive and active sessions
     access.SWITCH: ("auth_admin_keep", "auth_admin_keep", "yes"),
     access.PAUSE: ADMIN,
     access.RESTART: ADMIN,
     access.SETTINGS: ADMIN,
     access.RELOAD: ADMIN,
+    access.QUERY_DISPLAYS: KEPT,
+    access.CONNECT_DISPLAY: KEPT,
 }
 # A system bus as its own system.conf makes it: what is not allowed by somebody's file is denied.
 SYSTEM_BUS: Final = """\

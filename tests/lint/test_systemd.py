@@ -13,7 +13,8 @@ import pytest
 from sessiond import config
 from sessiond.helper import listener
 from sessiond.helper.connection import Limits
-from sessiond.users import refuser
+from sessiond.transport import listening
+from sessiond.users import listener as users_listener
 
 ROOT: Final = Path(__file__).parents[2]
 SYSTEMD: Final = ROOT / "systemd"
@@ -23,6 +24,11 @@ AGENT: Final = SYSTEMD / "spice-sessiond-agent.socket"
 RULES: Final = SYSTEMD / "60-spice-sessiond.rules"
 PRESET: Final = SYSTEMD / "90-spice-sessiond.preset"
 UNITS: Final = (SERVICE, HELPER, AGENT)
+USERS: Final = SYSTEMD / "spice-session-agent@.service"  # of one user, from boot on
+GRAPHICAL: Final = SYSTEMD / "user" / "spice-session-agent.service"
+USER_PRESET: Final = SYSTEMD / "user" / "90-spice-session-agent.preset"
+AUTOSTART: Final = ROOT / "packaging" / "spice-session-agent.desktop"
+START: Final = "/usr/bin/spice-session-agent user"
 WORST: Final = 26  # a tenth each; the service has 25
 
 pytestmark = pytest.mark.lint
@@ -38,13 +44,42 @@ def default(key: str) -> object:
 
 
 def test_systemd_has_no_complaint(tmp_path: Path) -> None:
-    for unit in UNITS:
+    for unit in (*UNITS, USERS):
         shutil.copy(unit, tmp_path)
-    # It looks whether the program is there.
-    service = tmp_path / SERVICE.name
-    service.write_text(service.read_text().replace("=/usr/bin/spice-sessiond ", "=/bin/true "))
-    done = _run("systemd-analyze", "verify", "--man=no", *map(str, tmp_path.iterdir()))
+    # It looks whether the program is there, and for an instance of a template.
+    for service in tmp_path.glob("*.service"):
+        service.write_text(re.sub("=/usr/bin/spice-[a-z-]+ ", "=/bin/true ", service.read_text()))
+    names = [str(path).replace("@.", "@daemon.") for path in tmp_path.iterdir()]
+    done = _run("systemd-analyze", "verify", "--man=no", *names)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_systemd_has_no_complaint_of_what_is_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    unit = tmp_path / GRAPHICAL.name
+    unit.write_text(GRAPHICAL.read_text().replace(START, "/bin/true user"))
+    done = _run("systemd-analyze", "--user", "verify", "--man=no", str(unit))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_users_agent_is_started_once() -> None:
+    """By the user's manager where that knows of graphical sessions, else by the desktop."""
+    assert values(GRAPHICAL, "ExecStart") == values(USERS, "ExecStart") == [START]
+    target = ["graphical-session.target"]
+    for key in ("PartOf", "After", "WantedBy"):
+        assert values(GRAPHICAL, key) == target
+    for unit in (GRAPHICAL, USERS):  # where another agent runs, it is not started again and again
+        assert values(unit, "SuccessExitStatus") == ["3"]
+    assert values(USERS, "User") == ["%i"]
+    assert values(AUTOSTART, "Exec") == [START.removeprefix("/usr/bin/")]
+    assert values(AUTOSTART, "X-systemd-skip") == ["true"]
+
+
+def test_the_autostart_entry_is_valid() -> None:
+    done = _run("desktop-file-validate", str(AUTOSTART))
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 def test_the_sandbox_is_as_tight_as_it_was() -> None:
@@ -58,7 +93,6 @@ def test_the_service_is_started_by_all_that_should_start_it() -> None:
     assert values(SERVICE, "BusName") == [default("bus.name")]
     activation = ROOT / "dbus" / f"{default('bus.name')}.service"
     assert values(activation, "SystemdService") == [SERVICE.name]
-    assert f'ENV{{SYSTEMD_WANTS}}+="{SERVICE.name}"' in RULES.read_text()
     for socket in (HELPER, AGENT):
         assert values(socket, "Service") == [SERVICE.name]
 
@@ -66,12 +100,17 @@ def test_the_service_is_started_by_all_that_should_start_it() -> None:
 def test_the_sockets_are_those_that_the_daemon_takes() -> None:
     assert values(HELPER, "ListenStream") == [default("helper.socket")]
     assert values(HELPER, "FileDescriptorName") == [listener.NAME]
-    assert values(HELPER, "Backlog") == [str(listener.BACKLOG)]
-    assert values(AGENT, "FileDescriptorName") == [refuser.NAME]
+    assert values(HELPER, "Backlog") == [str(listening.BACKLOG)]
+    assert values(AGENT, "ListenStream") == [default("users.socket")]
+    assert values(AGENT, "FileDescriptorName") == [users_listener.NAME]
 
 
-def test_the_rule_is_for_the_port_that_the_daemon_opens() -> None:
-    assert f'ATTR{{name}}=="{Path(str(default("stream.port"))).name}"' in RULES.read_text()
+@pytest.mark.parametrize("key", ["stream.port", "host_channel"])
+def test_a_rule_is_for_each_port_that_the_daemon_opens(key: str) -> None:
+    name = Path(str(default(key))).name
+    [rule] = [line for line in RULES.read_text().splitlines() if f'ATTR{{name}}=="{name}"' in line]
+    assert 'OWNER="root", GROUP="root", MODE="0600"' in rule
+    assert f'ENV{{SYSTEMD_WANTS}}+="{SERVICE.name}"' in rule
 
 
 def test_the_store_has_room_for_all_that_is_kept() -> None:
@@ -80,11 +119,13 @@ def test_the_store_has_room_for_all_that_is_kept() -> None:
 
 
 def test_the_preset_and_the_readme_name_every_file() -> None:
-    enabled = re.findall(r"^enable (.*)", PRESET.read_text(), re.MULTILINE)
-    assert sorted(enabled) == sorted(unit.name for unit in UNITS)
-    documented = re.findall(r"^\| `([\w.-]+)`", (SYSTEMD / "README.md").read_text(), re.MULTILINE)
-    there = {path.name for path in SYSTEMD.iterdir()} - {"README.md"}
-    assert set(documented) == there
+    for preset, units in ((PRESET, UNITS), (USER_PRESET, [GRAPHICAL])):
+        enabled = re.findall(r"^enable (.*)", preset.read_text(), re.MULTILINE)
+        assert sorted(enabled) == sorted(unit.name for unit in units)
+    readme = (SYSTEMD / "README.md").read_text()
+    documented = re.findall(r"^\| `([\w.@/-]+)`", readme, re.MULTILINE)
+    files = (path for path in SYSTEMD.rglob("*") if path.is_file())
+    assert set(documented) == {str(path.relative_to(SYSTEMD)) for path in files} - {"README.md"}
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:

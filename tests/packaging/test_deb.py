@@ -135,6 +135,7 @@ def test_data_files_are_those_of_an_installation_by_hand(unpacked: Path, tmp_pat
     assert rest == {
         "etc/spice-sessiond/config.toml",
         "usr/lib/systemd/system-preset/90-spice-sessiond.preset",
+        "usr/lib/systemd/user-preset/90-spice-session-agent.preset",
         "usr/share/python3/runtime.d/spice-sessiond.rtupdate",
         *(f"usr/bin/{name}" for name in SCRIPTS),
     }
@@ -228,9 +229,7 @@ def test_upgrade_leaves_the_sockets_alone(machine: Machine, deb: Path, tmp_path:
         words = ("deb-systemd-invoke ", "udevadm trigger")
         return [line.removeprefix(words[0]) for line in lines if line.startswith(words)]
 
-    trigger = (
-        "udevadm trigger --subsystem-match=virtio-ports --attr-match=name=org.spice-space.stream.0"
-    )
+    trigger = "udevadm trigger --subsystem-match=virtio-ports --attr-match=name=org.spice-space.*"
     assert ask("--install", "--force-depends", deb) == [
         f"start {SOCKETS}", f"start {SERVICE}", trigger
     ]  # fmt: skip

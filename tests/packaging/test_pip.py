@@ -27,9 +27,12 @@ def test_wheel_has_the_data_and_no_other_module(wheel: Path) -> None:
     }  # fmt: skip
     share = f"{data}/data/share/spice-sessiond/"
     found = {name.removeprefix(share) for name in names if name.startswith(data)}
-    patterns = ("dbus/org.*", "docs/man/*", "packaging/*.desktop", "packaging/*.toml", "systemd/*")
+    patterns = (
+        "dbus/org.*", "docs/man/*", "packaging/*.desktop", "packaging/*.toml", "systemd/**/*.*",
+    )  # fmt: skip
     there = {str(path.relative_to(ROOT)) for it in patterns for path in ROOT.glob(it)}
-    assert found == there - {"systemd/README.md", "systemd/90-spice-sessiond.preset"}
+    presets = {str(path.relative_to(ROOT)) for path in ROOT.glob("systemd/**/*.preset")}
+    assert found == there - presets - {"systemd/README.md"}
 
 
 def test_programs_find_their_contract(programs: Path) -> None:

@@ -145,7 +145,9 @@ async def test_host_hears_of_other_displays_of_users_with_an_agent(tmp_path: Pat
             assert await events(host) == [CHANGED]
             it.move(MINE, replace(OTHERS, display=":5"))
             it.move(replace(MINE, locked=True), OTHERS)
-            assert await events(host) == [], "another's, and another fact"
+            it.move(MINE, OTHERS, session("3", type="tty"))
+            it.move(MINE, OTHERS)
+            assert await events(host) == [], "another's, another fact, and none"
             it.seat.status = replace(QUIET, displays=MappingProxyType({"1": Display(":3", "x")}))
             it.side.on_seat(it.seat.facts)
             it.side.on_seat(it.seat.facts)

@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
+from sessiond.transport.peer import peer_of
 from tests.system import consoles
 from tests.system.cgroup import CgroupError, own_cgroup
 from tests.system.root import PROJECT, SHARED
@@ -83,6 +84,7 @@ class Container:
         self.console_log = directory / "console.log"
         self._resources = contextlib.ExitStack()
         self._nspawn: subprocess.Popen[bytes]
+        self._commander: int
         self.channel: Channel
 
     def __enter__(self) -> Self:
@@ -105,6 +107,11 @@ class Container:
     def console(self) -> str:
         """All that systemd has written to the container's console."""
         return self.console_log.read_text(errors="replace").replace("\r", "")
+
+    def outside(self, path: str) -> Path:
+        """Return where a file of the container is on the host, for as long as the container is."""
+        # proc(5): the root of a process of its.
+        return Path(f"/proc/{self._commander}/root{path}")
 
     def run(
         self,
@@ -174,6 +181,7 @@ class Container:
             )
         resources.callback(self._stop)
         connection = self._accept(listener, BOOT_PATIENCE)
+        self._commander = peer_of(connection).pid
         self.channel = resources.enter_context(Channel(connection, self._epitaph))
         self.channel.wait_ready(BOOT_PATIENCE)
         # Asked a property, dbus-daemon starts logind and answers when that has its name.

@@ -24,27 +24,35 @@ SOCKETS: Final = ("spice-sessiond.socket", "spice-sessiond-agent.socket")
 NAME: Final = "org.spice_space.Sessiond1"
 PROGRAM: Final = f"""\
 #!/bin/sh
-PYTHONPATH={PROJECT} exec python3 -m sessiond "$@"
+PYTHONPATH={PROJECT} exec python3 -P -m {{}} "$@"
 """
+PROGRAMS: Final = {"spice-sessiond": "sessiond", "spice-session-agent": "agent"}
 AGENT: Final = ["/usr/bin/env", f"PYTHONPATH={PROJECT}", "python3", "-m", "agent"]
+USER_AGENT: Final = "spice-session-agent.service"  # the users' own managers'
+# Where the host is heard: by a file of the sandbox's, and not by a port.
+HOST_CHANNEL: Final = "/run/spice-sessiond/host.sock"
 CONFIG: Final = "/etc/spice-sessiond/config.toml"
 OPTIONS: Final = "/etc/default/spice-sessiond"
 # Where a package puts them.
 PLACES: Final = {
-    "/usr/lib/systemd/system": [f"systemd/{name}" for name in (SERVICE, *SOCKETS)],
-    "/usr/share/dbus-1/system.d": [f"dbus/{NAME}.conf"],
-    "/usr/share/dbus-1/system-services": [f"dbus/{NAME}.service"],
+    "/usr/lib/systemd/system": ("systemd/*.service", "systemd/*.socket"),
+    "/usr/lib/systemd/user": ("systemd/user/*.service",),
+    "/usr/lib/systemd/user-preset": ("systemd/user/*.preset",),
+    "/usr/share/dbus-1/system.d": (f"dbus/{NAME}.conf",),
+    "/usr/share/dbus-1/system-services": (f"dbus/{NAME}.service",),
 }
 PATIENCE: Final = 15.0
 
 
 def install(container: Container) -> None:
     """Put the units in place as they are, and enable them; nothing is started."""
-    for place, files in PLACES.items():
-        for file in files:
-            container.push(f"{place}/{Path(file).name}", (TREE / file).read_bytes())
-    container.push("/usr/bin/spice-sessiond", PROGRAM.encode(), mode=0o755)
+    for place, patterns in PLACES.items():
+        for file in (file for pattern in patterns for file in TREE.glob(pattern)):
+            container.push(f"{place}/{file.name}", file.read_bytes())
+    for name, module in PROGRAMS.items():
+        container.push(f"/usr/bin/{name}", PROGRAM.format(module).encode(), mode=0o755)
     container.run(["systemctl", "enable", SERVICE])  # and reloads all units
+    container.run(["systemctl", "--global", "preset", USER_AGENT])
     container.run(["systemctl", "reload", "dbus"])
 
 
@@ -70,19 +78,24 @@ class Unit:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.systemctl("stop", SERVICE, *SOCKETS)
+        self.close_sockets()
+        self.systemctl("stop", SERVICE)
         self._follow.kill()
         self._follow.wait(PATIENCE)
         self.container.run(["rm", CONFIG, OPTIONS])
         self.systemctl("reset-failed")
 
-    def configure(self, **settings: str) -> None:
-        """Write the configuration: keys of [stream], beside those that the container needs."""
+    def configure(self, *lines: str, **settings: str) -> None:
+        """Write the configuration: ``lines``, and keys of [stream].
+
+        What the container needs is there, too; of [stream] it can be replaced.
+        """
         port = f"{SHARED}/{self._host.socket_path.name}"
         table = {"port": port, "agent": AGENT, **settings}
         # Texts, and lists of them, look alike in JSON and in TOML.
-        lines = [f"stream.{key} = {json.dumps(value)}\n" for key, value in table.items()]
-        self.container.push(CONFIG, "".join(lines).encode())
+        given = [f"stream.{key} = {json.dumps(value)}" for key, value in table.items()]
+        whole = [f'host_channel = "unix:{HOST_CHANNEL}"', *given, *lines, ""]
+        self.container.push(CONFIG, "\n".join(whole).encode())
 
     def start(self) -> None:
         """Start the service; it is ready when this returns."""
@@ -92,6 +105,10 @@ class Unit:
         """Stop the service, which has to end well."""
         self.systemctl("stop", SERVICE)
         assert (self.show("Result"), self.show("ExecMainStatus")) == ("success", "0")
+
+    def close_sockets(self) -> None:
+        """Let nobody connect: users' agents come back, and that starts what was stopped."""
+        self.systemctl("stop", *SOCKETS)
 
     def systemctl(self, *arguments: str) -> str:
         """Run systemctl, which has to succeed; return what it prints."""

@@ -45,6 +45,7 @@ class Container(World):
     def __exit__(self, *_: object) -> None:
         for probe in self._probes:
             probe.close()
+        self._unit.close_sockets()
         self._unit.stop()
 
     @property

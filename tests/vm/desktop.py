@@ -86,6 +86,12 @@ class Desktop:
         argv = ["busctl", "--json=short", "get-property", *MANAGER, name]
         return json.loads(self.guest.run(argv, user="bob").stdout)["data"]
 
+    def agents(self) -> dict[str, int]:
+        """Return the users whose agents the daemon serves, with their pids."""
+        argv = ["spice-sessionctl", "--json=short", "users"]
+        users = json.loads(self.guest.run(argv, user="bob", timeout=SLOW).stdout)
+        return {each["Name"]: each["PID"] for each in users}
+
     def wait_for_status(self, state: str, reason: str) -> str:
         """Wait until the daemon says so; return its sentence."""
         ask = f"busctl get-property {' '.join(MANAGER)} State Reason"

@@ -107,6 +107,12 @@ def test_after_the_login_the_users_desktop(desktop: Desktop) -> None:
     assert desktop.status("ActiveSession") == desktop.path_of(desktop.session_of("alice"))
 
 
+def test_the_desktop_has_started_the_users_agent(desktop: Desktop) -> None:
+    desktop.wait_until(lambda: "alice" in desktop.agents())
+    started = ["pgrep", "--uid", "alice", "--full", "spice-session-agent user"]
+    assert int(desktop.guest.run(started).stdout) == desktop.agents()["alice"]
+
+
 def test_it_lives_beside_spices_other_agent(desktop: Desktop) -> None:
     # The desktop's session starts it, and it the daemon of its own.
     desktop.guest.wait_for(["systemctl", "is-active", "spice-vdagentd.service"], timeout=SLOW)
@@ -202,6 +208,8 @@ def test_after_the_logout_the_greeter(desktop: Desktop) -> None:
     desktop.see(COLOURS["greeter"], "greeter-after-the-logout")
     desktop.wait_for_status("streaming", "ok")
     assert front_class(desktop) == "greeter"
+    desktop.wait_until(lambda: "alice" not in desktop.agents())
+    assert "bob" in desktop.agents()
     assert not desktop.failed_units()
 
 

@@ -43,10 +43,11 @@ def connect_display(name: str) -> Display:
         display = _connect(name)
     except (error.DisplayNameError, OverflowError) as problem:  # the latter: :65000 as a TCP port
         raise DisplayError(f"display {name!r} is not a display name, such as :0") from problem
-    except (error.DisplayError, error.ConnectionClosedError, error.XauthError) as problem:
-        raise DisplayError(f"display {name} cannot be opened: {_reason(problem)}") from problem
     except OSError as problem:
         raise DisplayError(f"display {name} cannot be opened: {problem.strerror}") from problem
+    except Exception as problem:
+        # Its own errors, and what becomes of a server's nonsense: python-xlib believes all of it.
+        raise DisplayError(f"display {name} cannot be opened: {_reason(problem)}") from problem
     # python-xlib prints errors of requests without a reply to stderr; ours have handlers of
     # their own where an error is expected, and nothing to say where the server is gone.
     display.set_error_handler(lambda *_: None)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import select
 import signal
 import stat
 import subprocess
@@ -16,6 +17,7 @@ from agent.stream.places import Places
 from agent.user import app
 from agent.user.app import Settings, UserApp
 from agent.user.commands import GRACE
+from agent.user.displays import Displays
 from agent.user.link import MAX_CALLS
 from agent.user.runtime import LOCK, SOCKET
 from sessiond import __version__
@@ -185,10 +187,46 @@ async def test_who_is_not_wanted_stays_away_for_long(
     assert waits[:2] == ["long", "short"]
 
 
+@in_loop
+async def test_two_that_replace_each_other_do_so_ever_less(
+    daemon: Daemon, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = list[float]()
+    sleep = asyncio.sleep
+
+    async def note(seconds: float) -> None:
+        waits.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", note)
+    places = Places(os.getuid(), "", "", sockets=folder)
+    user = UserApp(Settings(str(daemon.path), folder / "own", places, {}))
+    running = asyncio.get_running_loop().create_task(user.run())
+
+    def refuse_often() -> None:
+        for _ in range(10):
+            with daemon.accept() as connection:
+                connection.say(rpc.Farewell("agent replaced: pid 7 has taken over"))
+                with pytest.raises(EOFError):
+                    connection.hear()
+        with daemon.accept():
+            pass  # hung up without a word
+        with daemon.accept() as connection:
+            connection.say(rpc.Farewell("agent replaced: pid 7 has taken over"))
+            with pytest.raises(EOFError):
+                connection.hear()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    await asyncio.to_thread(refuse_often)
+    await running
+    assert waits[:10] == [*(30.0 * 2**n for n in range(5)), *5 * [app.LONGEST_AWAY]]
+    assert waits[10] == 30.0
+
+
 def test_a_second_start_says_who_runs(daemon: Daemon, agent: Child, env: dict[str, str]) -> None:
     with daemon.accept():
         with start(daemon, env) as second:
-            assert second.wait_exit() == 1
+            assert second.wait_exit() == 3
             assert second.lines == [f"spice-session-agent: already running as pid {agent.pid}"]
         # The first one has noticed nothing.
         assert not daemon.is_asked
@@ -231,13 +269,43 @@ def test_it_ends_with_its_commands(daemon: Daemon, agent: Child, number: signal.
     assert not any("Traceback" in line for line in agent.lines)
 
 
+@in_loop
+async def test_a_bug_is_its_end_with_its_commands(
+    daemon: Daemon, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_displays: Displays) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Displays, "query", fail)
+    places = Places(os.getuid(), "", "", sockets=folder)
+    user = UserApp(Settings(str(daemon.path), folder / "own", places, {}))
+    running = asyncio.get_running_loop().create_task(user.run())
+
+    def ask() -> int:
+        with daemon.accept() as connection:
+            pid = connection.call("guest-exec", path="sleep", arg=["1000"])["pid"]
+            pidfd = os.pidfd_open(pid)
+            connection.say(rpc.Call("query-displays", id=4711))
+            with pytest.raises(EOFError):
+                connection.hear()
+            return pidfd
+
+    pidfd = await asyncio.to_thread(ask)
+    with pytest.raises(ExceptionGroup):
+        await running
+    try:
+        assert select.select([pidfd], [], [], 0)[0]  # it has ended
+    finally:
+        os.close(pidfd)
+
+
 @needs_root
 def test_it_becomes_a_user_for_good(daemon: Daemon, env: dict[str, str]) -> None:
     env |= {"SECRET": "root's", "DISPLAY": ":4711"}
-    with (
-        start(daemon, env, "--username", "nobody", private=NOBODY) as agent,
-        daemon.accept() as connection,
-    ):
+    mask = os.umask(0)
+    agent = start(daemon, env, "--username", "nobody", private=NOBODY)
+    os.umask(mask)
+    with agent, daemon.accept() as connection:
         status = connection.run("cat", f"/proc/{agent.pid}/status")["out-data"]
         found = dict(line.split(":\t", 1) for line in status.splitlines())
         assert found["Uid"].split() == found["Gid"].split() == [str(NOBODY)] * 4
@@ -253,12 +321,22 @@ def test_it_becomes_a_user_for_good(daemon: Daemon, env: dict[str, str]) -> None
             "XDG_RUNTIME_DIR": f"/run/user/{NOBODY}",
         }  # fmt: skip
         assert connection.run("pwd")["out-data"] == "/\n"
+        assert connection.run("sh", "-c", "umask")["out-data"] == "0022\n"
         assert connection.run("cat", f"/proc/{agent.pid}/root/etc/shadow")["exitcode"] == 1
     assert Path("/run/user", str(NOBODY)) not in Path("/run/user").glob("*")
 
 
-@pytest.mark.parametrize("uid", [None, NOBODY])
-def test_a_user_that_it_cannot_become(uid: int | None, folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "uid", "complaint"),
+    [
+        ("no-such-user", None, "there is no such user"),
+        ("", None, "there is no such user"),  # a script's variable that was never set
+        ("root", NOBODY, "only root can become"),
+    ],
+)
+def test_a_user_that_it_cannot_become(
+    name: str, uid: int | None, complaint: str, folder: Path
+) -> None:
     if uid is not None and os.geteuid() != 0:
         pytest.skip("takes root")
     # Imported first: the tree may lie where nobody else can read it.
@@ -269,7 +347,6 @@ def test_a_user_that_it_cannot_become(uid: int | None, folder: Path) -> None:
     {f"os.setresuid({uid}, {uid}, {uid})" if uid else "pass"}
     sys.exit(main(sys.argv[1:]))
     """
-    name = "no-such-user" if uid is None else "root"
     argv = ["user", "--username", name, "--socket", str(folder / "x")]
     done = subprocess.run(
         [sys.executable, "-c", code, *argv],
@@ -277,7 +354,7 @@ def test_a_user_that_it_cannot_become(uid: int | None, folder: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 2
     [line] = done.stderr.splitlines()
-    assert ("there is no such user" if uid is None else "only root can become") in line
+    assert complaint in line
 
 
 def test_to_become_oneself_changes_nothing(daemon: Daemon, env: dict[str, str]) -> None:

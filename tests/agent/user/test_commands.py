@@ -4,6 +4,7 @@ import asyncio
 import base64
 import logging
 import os
+import resource
 import select
 import signal
 import sys
@@ -272,6 +273,33 @@ async def test_the_end_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert commands.status(obedient) == {"exited": True, "signal": signal.SIGTERM}
     # Its output has ended, so that its children have, too.
     assert commands.status(stubborn) == {"exited": True, "signal": signal.SIGKILL}
+
+
+@in_loop
+async def test_more_than_there_are_descriptors_for() -> None:
+    """Each one is told of, also where there is a program and nothing to watch it with."""
+    number = len(os.listdir("/proc/self/fd"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    request = read_request({"path": "cat", "input-data": "", "capture-output": True})
+    commands = Commands()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (number + 24, hard))
+    try:
+        answers = [commands.start(request) for _ in range(32)]
+        await asyncio.wait(answers, timeout=20)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    refused = [str(it.exception()) for it in answers if it.done() and it.exception()]
+    assert all(it.done() for it in answers)
+    assert set(refused) <= {"cannot start 'cat': Too many open files"}
+    await commands.end()
+
+
+@in_loop
+async def test_what_comes_after_the_end() -> None:
+    commands = Commands()
+    await commands.end()
+    with pytest.raises(CommandError, match=r"^the agent is about to end$"):
+        await commands.start(read_request({"path": "true"}))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")

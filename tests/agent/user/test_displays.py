@@ -244,6 +244,81 @@ async def test_without_a_cookie(places: Places) -> None:
             await it.displays.connect(open_server.display)
 
 
+@contextmanager
+def a_server_that_says(places: Places, number: int, words: bytes) -> Iterator[None]:
+    """Let a server of ours answer each client so, and say no more."""
+    code = (
+        "import socket, sys; sock = socket.socket(1); sock.bind(sys.argv[1]); sock.listen(); "
+        "print(flush=True); heard = []\n"
+        "while True:\n"
+        "    heard.append(sock.accept()[0])\n"
+        "    if heard[-1].recv(100): heard[-1].sendall(bytes.fromhex(sys.argv[2]))\n"
+    )
+    argv = [sys.executable, "-c", code, places.server(number), words.hex()]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as other:
+        try:
+            assert other.stdout
+            other.stdout.readline()
+            yield
+        finally:
+            other.kill()
+
+
+@pytest.mark.parametrize("words", ["01000b0000000000", "01000b0000000a00" + 40 * "ff"])
+@in_loop
+async def test_a_server_that_talks_nonsense(places: Places, words: str) -> None:
+    with a_server_that_says(places, 9, bytes.fromhex(words)):
+        async with watch(places) as it:
+            assert "display :9 cannot be opened: unpack requires" in await it.refusal(":9")
+            assert await it.names() == {":9": False}
+
+
+@asynccontextmanager
+async def in_the_servers_place(it: Watched, name: str) -> AsyncIterator[socket.socket]:
+    """Let what is connected to the display be ours: yield the server's end."""
+    connected = it.displays._connected[name]
+    loop, number = asyncio.get_running_loop(), connected._connection.fileno()
+    ours, servers = socket.socketpair()
+    loop.remove_reader(number)
+    os.dup2(ours.fileno(), number)
+    ours.close()
+    loop.add_reader(number, connected._drain)
+    with servers:
+        yield servers
+
+
+# An answer to nothing that was asked: python-xlib fails, and would never read again.
+NONSENSE = bytes([1, 0, 0xFF, 0xFF]) + bytes(28)
+
+
+@in_loop
+async def test_nonsense_between_questions(places: Places) -> None:
+    with Xvfb(64, 48) as server:
+        link_socket(places, server)
+        async with watch(places) as it:
+            await it.displays.connect(server.display)
+            async with in_the_servers_place(it, server.display) as servers:
+                servers.sendall(NONSENSE)
+                await it.signal.until(lambda: it.count > 0)
+            assert await it.names() == {server.display: False}
+            await it.displays.connect(server.display)
+
+
+@in_loop
+async def test_nonsense_for_an_answer(places: Places) -> None:
+    with Xvfb(64, 48) as server:
+        link_socket(places, server)
+        async with watch(places) as it:
+            await it.displays.connect(server.display)
+            async with in_the_servers_place(it, server.display) as servers:
+                asking = asyncio.get_running_loop().create_task(it.displays.screens(server.display))
+                await asyncio.to_thread(servers.recv, 1)
+                servers.sendall(NONSENSE)
+                with pytest.raises(CommandError, match="sends nonsense: "):
+                    await asking
+            assert await it.names() == {server.display: False}
+
+
 @pytest.mark.usefixtures("home_cookie")
 @in_loop
 async def test_one_connection_whoever_asks(real: Places, xserver: Xvfb) -> None:

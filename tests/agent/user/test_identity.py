@@ -1,12 +1,16 @@
 """What has to be left of a user, and what not."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from agent.user.identity import become, check
 from sessiond.errors import SessiondError, UsageError
+from tests.fixtures.child import ROOT
+from tests.fixtures.deadmount import dead_mount
 
 STATUS = """\
 Name:\tpython3
@@ -58,3 +62,22 @@ def test_the_kernels_own_words_are_understood() -> None:
 def test_nobody_of_that_name(name: str) -> None:
     with pytest.raises(UsageError, match="there is no such user"):
         become(name)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_a_home_on_a_dead_mount() -> None:
+    """It is not waited for, and what was ours is left all the same."""
+    code = """if True:
+    import os, pwd, sys
+    from agent.user import identity
+    identity.TIMEOUT = 0.1
+    identity._settle(pwd.struct_passwd(("x", "x", 4242, 4242, "", sys.argv[1], "/bin/sh")))
+    print(os.getcwd(), os.environ["HOME"], flush=True)
+    os._exit(0)
+    """
+    with dead_mount() as mount:
+        done = subprocess.run(
+            [sys.executable, "-c", code, f"{mount}/home"],
+            cwd=ROOT, capture_output=True, text=True, check=False, timeout=20,
+        )  # fmt: skip
+        assert done.stdout == f"/ {mount}/home\n", done.stderr

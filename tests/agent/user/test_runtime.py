@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.user.runtime import LOCK, Lock, runtime_folder
+from agent.user.runtime import LOCK, Lock, made_before, runtime_folder
 from sessiond.errors import SessiondError
 
 NOBODY = 65534
@@ -64,6 +64,27 @@ def test_one_at_a_time(tmp: Path) -> None:
         Lock(tmp)
     first.close()
     Lock(tmp).close()
+
+
+def test_one_at_a_time_who_came_before_the_folder(tmp: Path) -> None:
+    """An agent that root has started at boot, and one of the user's first session."""
+
+    def before() -> list[Path]:
+        return made_before(found(tmp), tmp / "run", tmp / "tmp")
+
+    own = tmp / "run" / str(os.geteuid())
+    own.mkdir(mode=0o700)
+    assert before() == []
+    own.rmdir()
+    first = Lock(found(tmp))
+    assert before() == []  # it is the one that is taken
+    own.mkdir(mode=0o700)
+    assert before() == [tmp / "tmp" / f"spice-session-agent-{os.geteuid()}"]
+    with pytest.raises(SessiondError, match=r"^already running as pid"):
+        Lock(found(tmp), *before())
+    Lock(found(tmp)).close()  # nothing was kept
+    first.close()
+    Lock(found(tmp), *before()).close()
 
 
 def test_a_lock_ends_with_its_holder(tmp: Path) -> None:

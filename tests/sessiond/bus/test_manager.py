@@ -254,6 +254,7 @@ class FakeUsers:
         self.refusal: RequestError | None = None
         self.needs_polkit = False
         self.has_run = asyncio.Event()
+        self.error: RequestError | None = None
 
     def find(self, user: str) -> UserAgent:
         for agent in self.agents.values():
@@ -264,6 +265,8 @@ class FakeUsers:
     async def displays(self, user: str) -> list[UserDisplay]:
         await asyncio.sleep(0)
         self.orders.append(("displays", user))
+        if self.error:
+            raise self.error
         return [UserDisplay(":1", "3", "x11", is_active=True), UserDisplay(":9")]
 
     async def screens(self, user: str, display: str) -> list[Screen]:
@@ -829,6 +832,24 @@ async def test_user_without_an_agent(
         found = await served.error(member, kinds, *body)
         assert found == (f"{NAME}.Error.NoUserAgent", "no agent connected for user 'bob'")
         assert served.access.asked == []
+
+
+@in_loop
+async def test_error_that_the_bus_would_not_carry(address: str) -> None:
+    async with Served(address) as served:
+        served.users.error = RequestError(f"{NAME}.Error.NotDone", "in an agent's words: \0")
+        found = await served.error("QueryDisplays", "s", "alice")
+        assert found == (f"{NAME}.Error.NotDone", "in an agent's words: \ufffd")
+        assert await served.call("ListUserAgents")
+
+
+@in_loop
+async def test_texts_that_are_not_ascii(address: str) -> None:
+    async with Served(address) as served:
+        served.control.status = replace(served.control.status, text="Grüße \u2026 \U0001f600")
+        assert await served.get("ReasonText") == "Grüße \u2026 \U0001f600"
+        served.users.error = RequestError(f"{NAME}.Error.NotDone", "Größe")
+        assert (await served.error("QueryDisplays", "s", "alice"))[1] == "Größe"
 
 
 @in_loop

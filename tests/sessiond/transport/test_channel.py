@@ -366,3 +366,36 @@ async def test_peer_that_has_gone_is_lost_whoever_waits_for_half_an_end() -> Non
     await handler.until(lambda: handler.lost == [HUNG_UP])
     assert not ends
     poller.close()
+
+
+@in_loop
+async def test_host_of_a_virtio_port_goes_as_a_whole() -> None:
+    # By the time that poll(2) is asked the next one may be there: that is no half of an end.
+    ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    port = OpenPort(OwnedFd(ours.detach()), "port", waits_for_host=True)
+    poller, handler, ends = EdgePoller(), Handler(), list[str]()
+    with theirs:
+        Channel(port, poller, handler, lambda: ends.append("half"))
+        theirs.send(b"last")
+        theirs.send(b"")
+        theirs.send(b"another's")
+        await handler.until(lambda: handler.lost == [HUNG_UP])
+    assert (handler.data, ends) == (b"last", [])
+    poller.close()
+
+
+@in_loop
+async def test_paused_virtio_port_keeps_nothing_for_the_next_host() -> None:
+    peer = socket_peer(waits_for_host=True)
+    with (
+        peer.fd,
+        OwnedFd(os.dup(peer.port.fd.fileno())) as kept,
+        Opened(peer) as (channel, handler),
+    ):
+        channel.pause()
+        peer.write(b"unheard")
+        await turns(5)
+        peer.close()
+        await handler.until(lambda: handler.lost == [HUNG_UP])
+        assert os.read(kept.fileno(), 10) == b""

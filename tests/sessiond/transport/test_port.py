@@ -64,15 +64,21 @@ def test_pty_is_raw() -> None:
 
 
 def test_other_devices_wait_for_their_host() -> None:
-    port = open_port("/dev/null")
+    port = open_port("/dev/random")
     with port.fd:
         assert port.waits_for_host
         assert flags_are_right(port.fd)
 
 
+def test_device_that_nobody_can_wait_for() -> None:
+    # What else somebody may write who wants no port.
+    with refusal("/dev/null", "no port: the kernel cannot wait for anything there"):
+        open_port("/dev/null")
+
+
 def test_link_is_followed(tmp_path: Path) -> None:
     link = tmp_path / "org.spice-space.stream.0"
-    link.symlink_to("/dev/null")
+    link.symlink_to("/dev/random")
     with open_port(str(link)).fd:
         pass
 

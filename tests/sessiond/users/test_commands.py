@@ -145,6 +145,7 @@ async def test_users_and_sessions(tmp_path: Path) -> None:
             session("1", since=1_500_000, vt=2),
             session("2", display=":5", active=True),
             session("c1", uid=1, user="gdm", cls="greeter", display=":9"),
+            session("z", display=":6", state="closing"),
             active="2",
         )
         it.status = STREAMING
@@ -156,13 +157,13 @@ async def test_users_and_sessions(tmp_path: Path) -> None:
             "user": ME, "uid": os.geteuid(), "pid": os.getpid(), "displays": [":0", ":5"],
         }  # fmt: skip
         sessions = await client.value("virtagent-list-sessions")
-        assert [it["id"] for it in sessions] == ["1", "2", "c1"]
+        assert [it["id"] for it in sessions] == ["1", "2", "c1", "z"]
         assert sessions[0] == {
             "id": "1", "user": ME, "uid": os.geteuid(), "class": "user", "type": "x11",
             "state": "active", "seat": "seat0", "vt": 2, "display": "", "tty": "", "desktop": "",
             "since": 1.5, "remote": False, "active": False, "locked": False, "shown": True,
         }  # fmt: skip
-        assert [it["shown"] for it in sessions] == [True, False, False]
+        assert [it["shown"] for it in sessions] == [True, False, False, False]
         await agent.close()
 
 

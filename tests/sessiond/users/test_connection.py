@@ -341,6 +341,26 @@ async def test_a_long_answer_is_heard_and_no_other_long_line() -> None:
 
 
 @in_loop
+async def test_a_long_answer_to_what_has_none_is_not_heard() -> None:
+    long = rpc.Result(1, "x" * Limits().unasked)
+    with world() as it:
+        agent = await it.agent()
+        future = it.users.call(ME, "guest-ping", {})
+        await agent.hear_call()
+        await agent.say(long)
+        assert await fault(it, agent) == f"a line is over {Limits().unasked} bytes"
+        assert future.exception()
+
+        agent = await it.agent()
+        futures = [it.users.call(ME, f"guest-{command}", {}) for command in ("ping", "exec-status")]
+        await agent.hear_call()
+        await agent.say(long)
+        text = f"a line that nobody asked for is over {Limits().unasked} bytes"
+        assert await fault(it, agent) == text
+        assert all(future.exception() for future in futures)
+
+
+@in_loop
 async def test_a_long_answer_may_come_late() -> None:
     with world() as it:
         clock = Clock()

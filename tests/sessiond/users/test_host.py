@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 from sessiond.errors import SessiondError
 from sessiond.model import Event
 from sessiond.transport import backoff
-from sessiond.users import asks, conversation
+from sessiond.transport.fds import OwnedFd
+from sessiond.transport.port import OpenPort
+from sessiond.users import asks, conversation, place
 from sessiond.users.conversation import MAX_IN_WORK, MAX_UNSENT
 from sessiond.wire import rpc
 from sessiond.wire.qga import USERNAME
@@ -185,6 +187,32 @@ async def test_large_answer_arrives_whole(tmp_path: Path) -> None:
         answers = [await client.read(), await client.read()]
         assert {"return": {}, "id": 1} in answers
         assert {"return": {"out-data": text}} in answers
+
+
+@in_loop
+async def test_answer_that_breaks_the_hosts_limit_is_an_error(tmp_path: Path) -> None:
+    # Six bytes for each of two: libvirt hangs up at a line of over 10 MiB.
+    line = b'{"return": "%s", "id": %%d}\n' % ("\xe9" * (2 << 20)).encode()
+    async with world(tmp_path) as it, await it.agent() as agent, await it.client() as client:
+        client.send(wrapped("guest-exec-status"))
+        agent.writer.write(line % (await agent.call()).id)
+        answer = await client.read()
+        assert answer == {"error": {"class": "GenericError", "desc": "the answer is too long"}}
+        assert await client.value("guest-ping") == {}
+
+
+@pytest.mark.parametrize("command", ["", "x" * 256])
+@in_loop
+async def test_agent_is_asked_nothing_that_it_would_hang_up_at(
+    tmp_path: Path, command: str
+) -> None:
+    async with world(tmp_path) as it, await it.agent() as agent, await it.client() as client:
+        client.send(for_me(command))
+        client.send(wrapped(command))
+        client.send(wrapped("guest-ping"))
+        for _ in range(2):
+            assert (await client.read())["error"]["class"] == "CommandNotFound"
+        assert (await agent.answer({})).command == "guest-ping"
 
 
 # Order.
@@ -565,6 +593,22 @@ async def test_events_are_told_while_they_are_on(tmp_path: Path) -> None:
     it.host.tell("VIRTAGENT_LOST", {})  # to nobody
 
 
+@pytest.mark.parametrize("command", ["guest-sync", "guest-sync-delimited"])
+@in_loop
+async def test_sync_switches_off_what_a_host_before_has_left_on(
+    tmp_path: Path, command: str
+) -> None:
+    async with world(tmp_path) as it, await it.client() as client:
+        both = {"events": True, "requests": True}
+        assert await client.value("virtagent-set-capabilities", **both) == both
+        assert "error" in await client.ask(command, id="7")
+        assert await client.value("virtagent-set-capabilities") == both
+        client.send({"execute": command, "arguments": {"id": 7}})
+        assert (await client.line()).removeprefix(b"\xff") == b'{"return": 7}\n'
+        off = {"events": False, "requests": False}
+        assert await client.value("virtagent-set-capabilities") == off
+
+
 @in_loop
 async def test_capabilities_are_flags(tmp_path: Path) -> None:
     async with world(tmp_path) as it, await it.client() as client:
@@ -762,6 +806,28 @@ def listening(path: Path) -> socket.socket:
     return listener
 
 
+class _Ports(list[OpenPort]):
+    def pop(self, _path: object = None) -> OpenPort:
+        assert self, "it was opened once more"
+        return super().pop()
+
+
+def virtio_port() -> tuple[_Ports, socket.socket]:
+    """Give what behaves as one: where its host is gone an end is read, and then what the next says.
+
+    Of a socket that keeps messages apart that end is an empty one.
+    """
+    ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
+    for sock in (ours, theirs):
+        sock.setblocking(False)
+    port = OpenPort(OwnedFd(ours.detach()), "/dev/port", waits_for_host=True)
+    return _Ports([port]), theirs
+
+
+async def heard(sock: socket.socket) -> bytes:
+    return await asyncio.get_running_loop().sock_recv(sock, 4096)
+
+
 @in_loop
 async def test_port_is_opened_when_it_comes(tmp_path: Path) -> None:
     async with world(tmp_path, place=str(tmp_path / "ports" / "port")):
@@ -807,6 +873,60 @@ async def test_port_whose_host_says_nothing_is_opened_after_a_while(
 
 
 @in_loop
+async def test_virtio_port_is_kept_open_from_host_to_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = virtio_port()
+    monkeypatch.setattr(place, "open_port", ours.pop)
+    with theirs:
+        async with world(tmp_path, place="/dev/port"):
+            for end in range(1, len(PING)):
+                theirs.send(PING)
+                assert await heard(theirs) == b'{"return": {}}\n'
+                theirs.send(PING[:end])
+                theirs.send(b"")  # the host goes, and the next one is there at once
+
+
+@in_loop
+async def test_virtio_port_whose_host_goes_with_a_call_pending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = virtio_port()
+    monkeypatch.setattr(place, "open_port", ours.pop)
+    with theirs:
+        async with world(tmp_path, place="/dev/port") as it, await it.agent() as agent:
+            theirs.send(json.dumps(wrapped("slow")).encode() + b'{"execute": "guest-')
+            call = await agent.call()
+            theirs.send(b"")
+            theirs.send(PING)
+            assert await heard(theirs) == b'{"return": {}}\n'
+            agent.send(rpc.Result(call.id, {}))
+            theirs.send(json.dumps(wrapped("quick")).encode())
+            await agent.answer(1)
+            assert await heard(theirs) == b'{"return": 1}\n'
+
+
+@in_loop
+async def test_virtio_port_that_was_unplugged_is_opened_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backoff.Backoff, "delay", lambda _: 0.0)
+    ports, theirs = virtio_port()
+    more, others = virtio_port()
+    ports[:0] = more
+    monkeypatch.setattr(place, "open_port", ports.pop)
+    with others, socket.socket(socket.AF_UNIX) as unplugged:
+        async with world(tmp_path, place="/dev/port") as it:
+            theirs.send(PING)
+            assert await heard(theirs) == b'{"return": {}}\n'
+            # Each read of it fails from now on.
+            os.dup2(unplugged.fileno(), it.host._place._kept.fileno())  # type: ignore[attr-defined]
+            theirs.close()
+            others.send(PING)
+            assert await heard(others) == b'{"return": {}}\n'
+
+
+@in_loop
 async def test_pty(tmp_path: Path) -> None:
     master, slave = pty.openpty()
     loop = asyncio.get_running_loop()
@@ -831,8 +951,8 @@ async def test_pty(tmp_path: Path) -> None:
 @in_loop
 async def test_missing_port_costs_no_wake_up(tmp_path: Path) -> None:
     async with world(tmp_path, place=str(tmp_path / "port")) as it:
-        place = it.host._place
-        assert place._retry is None  # type: ignore[attr-defined]
+        waits = it.host._place
+        assert waits._retry is None  # type: ignore[attr-defined]
         it.host.close()
         it.host.close()
 

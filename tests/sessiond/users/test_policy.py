@@ -41,8 +41,10 @@ def qrexec(user: str, service: str = "") -> Question:
 
 def rules(*lines: str) -> Policy:
     """Return the policy of lines "allow|deny CALLER SERVICE USER"."""
-    words = [line.split() for line in lines]
-    return Policy(tuple(Rule(*who, allow=what == "allow") for what, *who in words))
+    words = (line.split() for line in lines)
+    return Policy(
+        tuple(Rule(who, what, whom, allow=it == "allow") for it, who, what, whom in words)
+    )
 
 
 CASES: Final[dict[str, tuple[list[str], Question, Verdict]]] = {

@@ -40,6 +40,11 @@ CASES: list[tuple[str, dict[str, Any], str | None, Local | Forward | tuple[str, 
     ("signal-command", {}, "alice", (NOT_FOUND, "The command signal-command has not been found")),
     ("signal-command", {}, "carol", no_agent("carol")),
     ("signal-command", {}, None, Local("signal-command", {})),
+    # What is no command's name is not for an agent.
+    ("", {}, "alice", (NOT_FOUND, "The command  has not been found")),
+    ("x" * 255, {}, "alice", Forward("alice", "x" * 255, {})),
+    ("x" * 256, {}, "alice", (NOT_FOUND, "The command xxx")),
+    ("x" * 256, {}, None, Local("x" * 256, {})),
     # Somebody who is not there.
     ("guest-ping", {}, "carol", no_agent("carol")),
     ("guest-exec", {}, "root", no_agent("root")),
