@@ -222,16 +222,18 @@ def test_local_socket_that_cannot_be_made(tmp_path: Path) -> None:
 
 
 def test_fork_server_that_is_killed(tmp_path: Path) -> None:
-    """Nothing can be started then: the agent ends, and those who run with it."""
+    """Another takes its place, and the commands that run go on."""
     with Agent(tmp_path) as agent, Host(tmp_path) as host:
         host.connect()
         far = host.start(f"{ME}:echo begun; exec cat")
         host.attend(lambda: far.stdout == b"begun\n")
-        _, server, *_ = family(agent.pid)
+        _, _keeper, server, *_ = family(agent.pid)
         os.kill(server, signal.SIGKILL)
-        assert agent.wait_exit() == 1
-        host.attend(lambda: far.is_closed)
-        assert "fork server has gone" in agent.lines[-1]
+        another = host.start(f"{ME}:exit 3")
+        host.finish(another)
+        assert another.exit_code == 3
+        far.feed(b"more\n")
+        host.attend(lambda: far.stdout == b"begun\nmore\n")
 
 
 # Calls from inside.
