@@ -109,7 +109,14 @@ class Bench:
         self._audit = Audit()
         self._runs = Runs(self._agents, self._audit)
         vchan = Vchan(42, folder)
-        self._qrexec = Qrexec(vchan, str(self.calls), self._runs, policy.decide, self._spawn)
+        self._qrexec = Qrexec(
+            vchan,
+            str(self.calls),
+            self._runs,
+            self._audit,
+            decide=policy.decide,
+            spawn=self._spawn,
+        )
         self._qrexec.start()
 
     def _on_change(self, before: UserAgent | None, _after: UserAgent | None) -> None:
