@@ -36,6 +36,9 @@ DEFAULTS: Final = {  # of the design: for any, inactive and active sessions
     access.RESTART: ADMIN,
     access.SETTINGS: ADMIN,
     access.RELOAD: ADMIN,
+    access.QUERY_DISPLAYS: ("auth_admin_keep", "auth_admin_keep", "auth_admin_keep"),
+    access.CONNECT_DISPLAY: ("auth_admin_keep", "auth_admin_keep", "auth_admin_keep"),
+    access.RUN_COMMAND: ADMIN,
 }
 # A system bus as its own system.conf makes it: what is not allowed by somebody's file is denied.
 SYSTEM_BUS: Final = """\
