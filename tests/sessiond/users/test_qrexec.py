@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import pwd
 import socket
@@ -289,6 +290,20 @@ async def test_those_that_have_ended_do_not_count() -> None:
             await daemon.say(command(number))
             assert ExitCode(125) in await hear_all(await it.accept(listener))
             assert await daemon.hear() == Terminated(Place(43, number))
+
+
+@in_loop
+async def test_what_the_host_says_forges_no_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with bench() as it:
+        daemon = await it.daemon()
+        for number, user in enumerate(("a\nforged", "b\udcff", "")):
+            listener = it.serve(number)
+            await daemon.say(Exec(Place(43, number), os.fsencode(f"{user}:c\nd")))
+            assert ExitCode(125) in await hear_all(await it.accept(listener))
+            assert await daemon.hear() == Terminated(Place(43, number))
+    assert len(caplog.messages) > 6
+    assert all(line.isprintable() for line in caplog.messages)
 
 
 async def handed_over(it: Bench, agent: FakeAgent, listener: socket.socket) -> tuple[int, socket.socket]:  # fmt: skip  # noqa: E501
