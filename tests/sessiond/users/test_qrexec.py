@@ -143,6 +143,12 @@ class Bench:
         self._socks.close()
         assert all(isinstance(it, asyncio.CancelledError) for it in ended), ended
 
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the daemon has more to read than it takes."""
+        link = self._qrexec._link
+        return link is not None and link._duplex.is_blocked
+
     async def connect(self, path: Path) -> socket.socket:
         """Return a connection, as soon as somebody listens there."""
         sock = self._socks.enter_context(socket.socket(socket.AF_UNIX))
@@ -227,7 +233,8 @@ async def test_a_daemon_that_reads_nothing_is_not_heard_and_holds_up_callers() -
         callers = [await it.connect(it.calls) for _ in range(count)]
         for caller in callers:
             await loop.sock_sendall(caller, pack(Trigger(name, b"somewhere", LOCAL_IDENT)))
-        await turns(200)
+        while not it.is_blocked:  # the name is looked up in a thread
+            await turns(1)
         listener = it.serve(1)
         await daemon.say(command(1))
         await turns(200)
