@@ -135,7 +135,9 @@ class UserSide:
             folder = Path(config.text("qrexec.socket_dir"))
             vchan = Vchan(domain, folder, peers={0, os.geteuid()})
             callers = config.text("qrexec.calls")
-            self._qrexec = Qrexec(vchan, callers, self._runs, self._decide, spawn)
+            self._qrexec = Qrexec(
+                vchan, callers, self._runs, self._audit, decide=self._decide, spawn=spawn
+            )
         self._owned: dict[int, _Owned] = {}  # by uid, of users with an agent
 
     def start(self) -> None:

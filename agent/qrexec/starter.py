@@ -18,6 +18,7 @@ from agent.qrexec import lifeline
 from agent.qrexec.process import Job, Surroundings, close_all_but, fork
 from agent.qrexec.watch import ENDING, Watch
 from sessiond.errors import ChannelError
+from sessiond.transport.fds import OwnedFd
 from sessiond.wire.exec import (
     Exec,
     JustExec,
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 
 _MAX_PACKET: Final = 1 << 17  # bytes; the longest request is half of that
 _MAX_FDS: Final = 2  # a life line and a connection
+_PATIENCE: Final = 2.0  # seconds for a fork server to end
 _PAUSE: Final = 0.25  # seconds before another fork server: one that always dies is no load
 
 
@@ -124,7 +126,10 @@ class ForkServer(Starter):
 
     def close(self) -> None:
         self._sock.close()
-        with contextlib.suppress(ChildProcessError):
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            with OwnedFd(os.pidfd_open(self._pid)) as pidfd:
+                if not select.select([pidfd], [], [], _PATIENCE)[0]:  # somebody has stopped it
+                    os.kill(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)
 
 

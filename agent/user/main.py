@@ -6,6 +6,7 @@ import gc
 import os
 from typing import Final
 
+from agent.qrexec.ends import open_stdio
 from agent.qrexec.process import Surroundings
 from agent.qrexec.starter import ForkServer
 from agent.stream.places import Places
@@ -19,6 +20,7 @@ _MAX_ADDRESS: Final = 107  # bytes; unix(7): 108 with a path's final NUL
 
 def user(options: argparse.Namespace) -> None:
     """Be a user's agent until told to end. Raises SessiondError."""
+    open_stdio()
     if options.username is not None:
         become(options.username)
     path = options.socket

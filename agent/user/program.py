@@ -71,18 +71,30 @@ def read_request(arguments: Mapping[str, Any]) -> Request:
     return request
 
 
-def start(
-    request: Request, environ: Mapping[bytes, bytes], streams: Passed
-) -> "subprocess.Popen[bytes]":
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A process that nobody has waited for, and its pidfd."""
+
+    process: "subprocess.Popen[bytes]"
+    pidfd: OwnedFd
+
+
+def start(request: Request, environ: Mapping[bytes, bytes], streams: Passed) -> Started:
     """Start it with these STREAMS, which are closed here. It may block. Raises StartError."""
     try:
         env = {**environ, **request.session, **request.env}
         argv = request.argv
         if request.service:
             argv, env = _service(request.service, env)
-        return _popen(argv, env, request.cwd or _home(environ), streams.fds)
+        process = _popen(argv, env, request.cwd or _home(environ), streams.fds)
     finally:
         streams.close()
+    try:
+        return Started(process, OwnedFd(os.pidfd_open(process.pid)))
+    except OSError as error:
+        process.kill()
+        process.wait()
+        raise StartError(f"cannot watch it: {error.strerror}", PROBLEM) from error
 
 
 def _service(
@@ -139,15 +151,15 @@ class Program(Running):
     process group has, too.
     """
 
-    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+    def __init__(self, started: Started) -> None:
         self._loop = asyncio.get_running_loop()
-        self._process = process
-        self._pidfd = OwnedFd(os.pidfd_open(process.pid))
+        self._process = started.process
+        self._pidfd = started.pidfd
         self._on_exit: OnExit | None = None
         self._has_exited = False
         self._timer: asyncio.TimerHandle | None = None  # of its being killed
         self._is_killed = False
-        self.pid = process.pid
+        self.pid = started.process.pid
         self.gone = self._loop.create_future()
 
     def watch(self, on_exit: OnExit) -> None:

@@ -16,20 +16,17 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from agent.qrexec.starter import Starter
 from agent.user import program, served
-from agent.user.program import Program
+from agent.user.program import Program, Started
 from agent.user.running import ENDING, GRACE, Running
 from agent.user.served import Served
 from sessiond.errors import CommandError, StartError
 from sessiond.transport.aside import run_aside
 from sessiond.transport.passing import Passed
 from sessiond.wire.exec_command import PROBLEM
-
-if TYPE_CHECKING:
-    import subprocess
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +55,7 @@ class Runs:
         self._known = dict[int, Running | _Wanted]()  # by the daemon's ids
         self._running = set[Running]()  # also those of an earlier connection
         self._starting = set[asyncio.Future[Any]]()
+        self._is_over = False
 
     async def run(self, arguments: Mapping[str, Any], streams: Passed) -> dict[str, object]:
         """Do ``run-command``: a program gets these streams. Raises CommandError."""
@@ -96,7 +94,8 @@ class Runs:
             running.hang_up()
 
     async def end(self) -> None:
-        """End all of them, as far as that can be, and wait for it."""
+        """End all of them, as far as that can be, and wait for it. No other one begins."""
+        self._is_over = True
         if self._starting:
             await asyncio.wait(self._starting, timeout=GRACE)
         self.hang_up()
@@ -109,6 +108,8 @@ class Runs:
     async def _begin(
         self, number: int, start: Callable[[], Awaitable[Running]]
     ) -> dict[str, object]:
+        if self._is_over:
+            raise CommandError("this agent is ending")
         if number in self._known:
             raise CommandError("there is such a command already")
         if len(self._starting) + len(self._running) >= MAX_RUNNING:
@@ -130,7 +131,7 @@ class Runs:
         self._known[number] = running
         return {"pid": running.pid}
 
-    async def _run(self, start: Callable[[], "subprocess.Popen[bytes]"]) -> Running:
+    async def _run(self, start: Callable[[], Started]) -> Running:
         return self._added(Program(await self._aside(start)))
 
     async def _serve(self, start: Callable[[], socket.socket]) -> Running:
@@ -145,7 +146,10 @@ class Runs:
         return running
 
     async def _aside(self, start: Callable[[], T]) -> T:
-        starting = run_aside(start)
+        try:
+            starting = run_aside(start)
+        except RuntimeError as error:  # the kernel has no thread for us
+            raise StartError(f"cannot start it: {error}", PROBLEM) from error
         self._starting.add(starting)
         starting.add_done_callback(self._starting.discard)
         return await starting

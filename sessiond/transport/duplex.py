@@ -145,7 +145,7 @@ class Listener(abc.ABC):
     def accept(self) -> Duplex | None:
         """Return the connection, None if nobody has come. There is no second one.
 
-        After that the listener is closed.
+        After that the listener is closed. Raises ChannelError if it cannot be taken.
         """
 
     @abc.abstractmethod

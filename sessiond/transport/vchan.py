@@ -64,18 +64,17 @@ class Vchan(Transport):
         Raises ChannelError for what does not get better by waiting.
         """
         path = self._path(domain, self._domain, port)
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        sock = None
         try:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
             sock.connect(str(path))
             _check_peer(sock, self._peers)
-        except OSError as error:
-            sock.close()
-            if error.errno in _LATER:
+        except (OSError, _StrangerError) as error:
+            if sock:
+                sock.close()
+            if isinstance(error, OSError) and error.errno in _LATER:
                 return None
-            raise ChannelError(f"vchan {path}: {error.strerror or error}") from error
-        except ChannelError as error:
-            sock.close()
-            raise ChannelError(f"vchan {path}: {error}") from None
+            raise _not_usable(path, error) from error
         return Duplex(sock)
 
     def _path(self, server: int, client: int, port: int) -> Path:
@@ -86,7 +85,10 @@ class _VchanListener(Listener):
     def __init__(self, path: Path, peers: Container[int] | None) -> None:
         self._path = path
         self._peers = peers
-        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        except OSError as error:
+            raise _not_usable(path, error) from error
         try:
             path.unlink(missing_ok=True)
             self._sock.bind(str(path))
@@ -94,7 +96,7 @@ class _VchanListener(Listener):
             self._file = _identity(path)
         except OSError as error:
             self._sock.close()
-            raise ChannelError(f"vchan {path}: {error.strerror or error}") from error
+            raise _not_usable(path, error) from error
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -104,9 +106,11 @@ class _VchanListener(Listener):
             accepted, _ = self._sock.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return None
+        except OSError as error:  # nothing that goes away by itself: no descriptor is left
+            raise _not_usable(self._path, error) from error
         try:
             _check_peer(accepted, self._peers)
-        except ChannelError as error:
+        except _StrangerError as error:
             log.warning("vchan %s: %s", self._path, error)
             accepted.close()
             return None
@@ -122,10 +126,19 @@ class _VchanListener(Listener):
                 self._path.unlink()
 
 
+class _StrangerError(Exception):
+    """It is no peer."""
+
+
 def _check_peer(sock: socket.socket, peers: Container[int] | None) -> None:
-    """Raise ChannelError for a peer that is none of these."""
+    """Raise _StrangerError for a peer that is none of these."""
     if peers is not None and (uid := peer_of(sock).uid) not in peers:
-        raise ChannelError(f"uid {uid} is no other domain")
+        raise _StrangerError(f"uid {uid} is no other domain")
+
+
+def _not_usable(path: Path, error: Exception) -> ChannelError:
+    what = isinstance(error, OSError) and error.strerror
+    return ChannelError(f"vchan {path}: {what or error}")
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -10,10 +10,11 @@ import logging
 import os
 from typing import Final, NoReturn
 
-from sessiond.errors import ChannelError, SessiondError
+from sessiond.errors import ChannelError
 from sessiond.transport.backoff import Backoff
 from sessiond.transport.duplex import Duplex, Transport, wait_readable
 from sessiond.transport.objects import Spawn
+from sessiond.users.audit import Action, Audit, Way
 from sessiond.users.policy import Origin, Question, Verdict
 from sessiond.users.qrexec_callers import Caller, Callers
 from sessiond.users.qrexec_commands import Commands, Decide
@@ -46,9 +47,17 @@ class Qrexec:
     """
 
     def __init__(
-        self, transport: Transport, callers: str, runs: Runs, decide: Decide, spawn: Spawn
+        self,
+        transport: Transport,
+        callers: str,
+        runs: Runs,
+        audit: Audit,
+        *,
+        decide: Decide,
+        spawn: Spawn,
     ) -> None:
         self._transport = transport
+        self._audit = audit
         self._decide = decide
         self._spawn = spawn
         self._commands = Commands(transport, runs, decide, spawn)
@@ -109,10 +118,10 @@ class Qrexec:
 
     def on_hello(self, link: ControlLink) -> None:
         """Take note that the daemon is there."""
-        log.info("a qrexec daemon has connected, which speaks version %d", link.version)
         self._was_met = True
         if self._callers:
             self._callers.open()
+        log.info("a qrexec daemon has connected, which speaks version %d", link.version)
 
     def on_request(self, link: ControlLink, request: Exec | JustExec) -> None:
         """Have a command run; its end is told to who has asked for it, and to no later daemon."""
@@ -131,18 +140,21 @@ class Qrexec:
 
     # What callers say.
 
-    async def _call(self, caller: Caller, call: Trigger) -> None:
-        """Pass a call on to the daemon. Raises SessiondError if it is refused."""
+    async def _call(self, caller: Caller, call: Trigger) -> bool:
+        """Pass a call on to the daemon; return whether it may be. Raises LocalProtocolError."""
         service = os.fsdecode(call.service)
-        if call.source and caller.uid:
-            raise SessiondError("only root may call in another domain's name")
         # It is asked as if the caller had it run as themselves: nobody else in here is concerned.
         question = Question(Origin.LOCAL, caller.user, service, caller.user)
-        if self._decide(question) is not Verdict.ALLOW:
-            raise SessiondError(f"the policy does not let {caller.user} call {service!r}")
-        log.info("%s calls %r of %r", caller.user, service, os.fsdecode(call.target))
-        if self._link:
+        now, outcome = asyncio.get_running_loop().time(), ""
+        if call.source and caller.uid:
+            outcome = "refused: only root may call in another domain's name"
+        elif self._decide(question) is not Verdict.ALLOW:
+            outcome = "refused by the policy"
+        if self._link and not outcome:
             await self._link.call(call)
+        action = Action(Way.TO_HOST, caller.user, f"qrexec {service}", None, {}, now)
+        self._audit.note(action, outcome=outcome or "passed on")
+        return not outcome
 
     def _on_end(self, place: Place) -> None:
         if self._link:

@@ -41,7 +41,7 @@ class Caller:
     uid: int
 
 
-OnCall = Callable[[Caller, Trigger], Awaitable[None]]
+OnCall = Callable[[Caller, Trigger], Awaitable[bool]]
 
 
 @dataclass(eq=False, slots=True)
@@ -59,9 +59,9 @@ class _Client:
 class Callers:
     """Serves clients in the guest between ``open`` and ``close``.
 
-    ``on_call(caller, call)`` passes a call on, which has an ident of ours, or raises SessiondError
-    for one that is refused. ``on_end`` is called when who had been given a place has gone.
-    ``spawn`` runs a coroutine in a task that somebody owns.
+    ``on_call(caller, call)`` passes a call on, which has an ident of ours, and returns whether it
+    may be; it raises SessiondError for one that cannot be. ``on_end`` is called when who had been
+    given a place has gone. ``spawn`` runs a coroutine in a task that somebody owns.
     """
 
     def __init__(
@@ -168,10 +168,13 @@ class Callers:
             client.timer.cancel()
             self._count += 1
             client.ident = b"SOCKET%d" % self._count
-            await self._on_call(Caller(name, uid), replace(call, ident=client.ident))
+            may = await self._on_call(Caller(name, uid), replace(call, ident=client.ident))
         except SessiondError as error:
             if not self._is_gone(client):
                 self._refuse(client, str(error))
+        else:
+            if not may and not self._is_gone(client):
+                self._drop(client)
 
     def _is_gone(self, client: _Client) -> bool:
         return client.sock not in self._clients

@@ -23,6 +23,7 @@ from sessiond.errors import (
 from sessiond.transport.duplex import CONNECT_TIMEOUT, Duplex, Transport
 from sessiond.transport.objects import Spawn
 from sessiond.transport.passing import Passed
+from sessiond.users.audit import clean
 from sessiond.users.policy import Origin, Question, Verdict
 from sessiond.users.qrexec_refusal import refuse
 from sessiond.users.runs import Job, Run, Runs
@@ -80,7 +81,7 @@ class Commands:
             if run := await self._begin(request, job, fault):
                 await asyncio.shield(run.ended)
         except SessiondError as error:
-            log.warning("%s: %s", request.place, error)
+            log.warning("%s: %s", request.place, clean(str(error)))
         finally:
             self._count -= 1
         on_end()
@@ -98,11 +99,15 @@ class Commands:
                     self._check(job, fault)
                     return await self._hand_over(job, connection)
                 except StartError as error:
-                    log.info("%s: not started, %d: %s", request.place, error.exit_code, error)
+                    text = clean(str(error))
+                    log.info("%s: not started, %d: %s", request.place, error.exit_code, text)
                     await refuse(connection, request, error.exit_code)
                     return None
         finally:
-            self._beginning -= Counter([job.question.user])  # nothing is kept of who has none
+            user = job.question.user
+            self._beginning -= Counter([user])  # which keeps nothing of who has none
+            if user not in self._beginning:
+                self._turns.pop(user, None)
 
     def _check(self, job: Job, fault: StartError | None) -> None:
         """Raise StartError for what is not to be run."""

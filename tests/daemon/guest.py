@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from tests.fixtures.daemon import Stage
 from tests.fixtures.public import public_agent
-from tests.fixtures.qrexec import AGENT, Host
+from tests.fixtures.qrexec import AGENT, FIRST_PORT, Host
 from tests.fixtures.user_agent import ALICE, UserAgent, as_user
 
 if TYPE_CHECKING:
@@ -86,10 +86,13 @@ class Guest:
             yield agent
 
     @contextlib.contextmanager
-    def host(self) -> Iterator[Host]:
-        """Let the host's daemon be there."""
-        with Host(self.vchan) as host:
-            yield host.connect()
+    def host(self, *, version: int = 4, first_port: int = FIRST_PORT) -> Iterator[Host]:
+        """Let the host's daemon be there, and known to be."""
+        mark = self.daemon.now()
+        with Host(self.vchan, version=version, first_port=first_port) as host:
+            host.connect()
+            self.daemon.wait_line("a qrexec daemon has connected", after=mark)
+            yield host
 
     def make_vchan(self) -> None:
         """Make the folder: clients in the guest serve their channels there."""

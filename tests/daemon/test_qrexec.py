@@ -53,9 +53,10 @@ def guest(guest_of_module: Guest) -> Guest:
     return guest_of_module
 
 
-@pytest.fixture
-def alice(guest: Guest) -> Iterator[UserAgent]:
-    with guest.user(ALICE) as agent:
+@pytest.fixture(scope="module")
+def alice(guest_of_module: Guest) -> Iterator[UserAgent]:
+    # One for all: nobody may connect as often as there are tests.
+    with guest_of_module.user(ALICE) as agent:
         yield agent
 
 
@@ -302,15 +303,15 @@ def test_a_channel_that_nobody_serves_holds_up_nothing(host: Host) -> None:
     assert far.stdout == b"well\n"
 
 
-def test_an_agent_that_dies_ends_its_commands(guest: Guest, host: Host, witness: Witness) -> None:
-    with guest.user(ALICE) as alice:
+def test_an_agent_that_dies_ends_its_commands(witness: Witness) -> None:
+    with Guest() as guest, guest.user(ALICE) as alice, guest.host() as host:
         far = started(host, witness, "echo; cat")
         host.attend(lambda: far.stdout == b"\n")
         alice.process.kill()
         host.finish(far)
         assert far.exit_code is None
         assert witness.wait_end() == b"begun\n"
-    assert run(host, f"{ALICE}:true").exit_code == 125
+        assert run(host, f"{ALICE}:true").exit_code == 125
 
 
 @needs_two_users
@@ -326,10 +327,8 @@ def test_an_agent_that_hangs_holds_up_nobody_else(
         assert {far.stdout for far in fars} == {b"late\n"}
 
 
-def test_an_agent_that_dies_before_it_answers_leaves_nobody_waiting(
-    guest: Guest, host: Host
-) -> None:
-    with guest.user(ALICE) as alice:
+def test_an_agent_that_dies_before_it_answers_leaves_nobody_waiting() -> None:
+    with Guest() as guest, guest.user(ALICE) as alice, guest.host() as host:
         alice.signal(signal.SIGSTOP)
         fars = [host.start(f"{ALICE}:echo never") for _ in range(30)]
         assert run(host, "daemon:true").exit_code == 125
@@ -349,8 +348,7 @@ def test_the_daemon_goes_and_comes_back(guest: Guest, witness: Witness) -> None:
         far.feed(b"before, ")
         host.attend(lambda: far.stdout == b"before, ")
         host.vanish()
-        with Host(guest.vchan, first_port=2000) as successor:
-            successor.connect()
+        with guest.host(first_port=2000) as successor:
             assert run(successor, f"{ALICE}:echo well").stdout == b"well\n"
             far.feed(b"after")
             far.end()
@@ -425,8 +423,7 @@ def end_of(client: subprocess.Popen[bytes]) -> tuple[int, bytes, bytes]:
 
 @pytest.mark.parametrize("version", [3, 4])
 def test_a_user_calls_a_service(guest: Guest, version: int) -> None:
-    with Host(guest.vchan, version=version) as host:
-        host.connect()
+    with guest.host(version=version) as host:
         client = guest.client("test.Service+x")
         call = host.wait_for(Trigger)
         assert (call.service, call.target, call.source) == (b"test.Service+x", b"somewhere", b"")
@@ -436,6 +433,7 @@ def test_a_user_calls_a_service(guest: Guest, version: int) -> None:
             far.say(message)
         host.finish(far)
         assert end_of(client) == (3, b"hi", b"er")
+        guest.daemon.wait_line(rf"{ALICE} -> host: qrexec test.Service\+x, .*: passed on")
 
 
 def test_a_call_is_refused_by_the_host(guest: Guest, host: Host) -> None:
@@ -447,7 +445,8 @@ def test_a_call_is_refused_by_the_host(guest: Guest, host: Host) -> None:
 def test_a_call_is_refused_by_the_policy(guest: Guest, host: Host) -> None:
     mark = guest.daemon.now()
     assert end_of(guest.client("test.NotForYou+x"))[0] == 126
-    guest.daemon.wait_line(f"the policy does not let {ALICE} call 'test.NotForYou", after=mark)
+    line = rf"{ALICE} -> host: qrexec test.NotForYou\+x, .*: refused by the policy"
+    guest.daemon.wait_line(line, after=mark)
     assert not [m for m in host._heard if isinstance(m, Trigger)]
 
 

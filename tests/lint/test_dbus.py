@@ -39,6 +39,7 @@ DEFAULTS: Final = {  # of the design: for any, inactive and active sessions
     access.RELOAD: ADMIN,
     access.QUERY_DISPLAYS: KEPT,
     access.CONNECT_DISPLAY: KEPT,
+    access.RUN_COMMAND: ADMIN,
 }
 # A system bus as its own system.conf makes it: what is not allowed by somebody's file is denied.
 SYSTEM_BUS: Final = """\

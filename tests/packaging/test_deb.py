@@ -134,6 +134,7 @@ def test_data_files_are_those_of_an_installation_by_hand(unpacked: Path, tmp_pat
     rest = {name for name in packaged if not name.startswith((PRIVATE, "usr/share/doc/"))}
     assert rest == {
         "etc/spice-sessiond/config.toml",
+        "etc/spice-sessiond/exec.toml",
         "usr/lib/systemd/system-preset/90-spice-sessiond.preset",
         "usr/lib/systemd/user-preset/90-spice-session-agent.preset",
         "usr/share/python3/runtime.d/spice-sessiond.rtupdate",

@@ -223,6 +223,20 @@ def test_signals_that_end_groups_leave_it_alone(orders: Orders, agent: Child) ->
     assert (output, code) == (b"still\n", 0)
 
 
+def test_a_fork_server_that_is_stopped_holds_up_no_end(orders: Orders, agent: Child) -> None:
+    assert orders.call("guest-ping") == {}
+    server = family(agent.pid)[2]
+    os.kill(server, signal.SIGSTOP)
+    try:
+        pidfd = os.pidfd_open(agent.pid)
+        agent.signal(signal.SIGTERM)
+        wait_process(pidfd)
+        os.close(pidfd)
+    finally:
+        os.kill(server, signal.SIGCONT)  # and then it ends, too
+    assert agent.wait_exit() == 0
+
+
 # What is no command.
 
 

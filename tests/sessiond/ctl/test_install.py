@@ -104,7 +104,7 @@ def test_nothing_of_the_data_is_left_out() -> None:
     folders = [data.TREE / name for name in names]
     there = {path.name for folder in folders for path in folder.iterdir() if path.is_file()}
     presets = {"90-spice-sessiond.preset", "90-spice-session-agent.preset"}
-    unplaced = {"README.md", "deb.sh", "config.toml", *presets}
+    unplaced = {"README.md", "deb.sh", "config.toml", "exec.toml", *presets}
     assert there - placed - {"spice-session-helper-greeter.desktop"} == unplaced
 
 

@@ -51,6 +51,13 @@ def test_the_one_behind_the_command_wins() -> None:
         ("screens", "DISPLAY"),
         ("screens a b c", "c"),
         ("connect-display --show", "DISPLAY"),
+        ("exec", "exec: a COMMAND is needed, or else --service"),
+        ("exec --", "exec: a COMMAND is needed, or else --service"),
+        ("exec --service x -- y", "exec: a COMMAND is needed, or else --service"),
+        ("exec --user a --session 1 x", "--session"),
+        ("exec --env A x", "'A' is not NAME=VALUE"),
+        ("exec --env =A x", "'=A' is not NAME=VALUE"),
+        ("exec --cwd a x", "'a' is no absolute path"),
     ],
 )
 def test_wrong_usage_is_one_line(line: str, wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,8 +97,31 @@ def test_who_names_no_user_means_themselves(line: str, user: str, display: str) 
 
 def test_every_command_does_something() -> None:
     [commands] = [a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction)]
-    elsewhere = {"monitor", "doctor", "completion", "install", "uninstall"}
+    elsewhere = {"monitor", "doctor", "exec", "completion", "install", "uninstall"}
     assert set(commands.choices) == {*READERS, *ORDERS, *elsewhere}
+
+
+@pytest.mark.parametrize(
+    ("line", "argv"),
+    [
+        ("exec ls -l", ["ls", "-l"]),
+        ("exec -- ls -l", ["ls", "-l"]),
+        ("exec --user a ls --user b", ["ls", "--user", "b"]),
+        ("exec --user a -- -x -- --", ["-x", "--", "--"]),
+        ("exec echo --", ["echo", "--"]),
+        ("exec --service x", []),
+    ],
+)
+def test_what_is_the_commands_own(line: str, argv: list[str]) -> None:
+    options = parse(line.split())
+    assert options.argv == argv
+    assert options.user == ("a" if "--user a" in line else "")
+
+
+def test_what_a_command_gets() -> None:
+    options = parse(["exec", "--env", "A=1=2", "--env=B=", "--cwd=/x", "--session", "c2", "y"])
+    assert (options.env, options.cwd) == ([("A", "1=2"), ("B", "")], "/x")
+    assert (options.session, options.user, options.service) == ("c2", "", "")
 
 
 def test_no_abbreviations() -> None:

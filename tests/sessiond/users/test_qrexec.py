@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import pwd
 import socket
@@ -109,7 +110,14 @@ class Bench:
         self._audit = Audit()
         self._runs = Runs(self._agents, self._audit)
         vchan = Vchan(42, folder)
-        self._qrexec = Qrexec(vchan, str(self.calls), self._runs, policy.decide, self._spawn)
+        self._qrexec = Qrexec(
+            vchan,
+            str(self.calls),
+            self._runs,
+            self._audit,
+            decide=policy.decide,
+            spawn=self._spawn,
+        )
         self._qrexec.start()
 
     def _on_change(self, before: UserAgent | None, _after: UserAgent | None) -> None:
@@ -134,6 +142,12 @@ class Bench:
         ended = await asyncio.gather(*tasks, return_exceptions=True)
         self._socks.close()
         assert all(isinstance(it, asyncio.CancelledError) for it in ended), ended
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the daemon has more to read than it takes."""
+        link = self._qrexec._link
+        return link is not None and link._duplex.is_blocked
 
     async def connect(self, path: Path) -> socket.socket:
         """Return a connection, as soon as somebody listens there."""
@@ -219,7 +233,8 @@ async def test_a_daemon_that_reads_nothing_is_not_heard_and_holds_up_callers() -
         callers = [await it.connect(it.calls) for _ in range(count)]
         for caller in callers:
             await loop.sock_sendall(caller, pack(Trigger(name, b"somewhere", LOCAL_IDENT)))
-        await turns(200)
+        while not it.is_blocked:  # the name is looked up in a thread
+            await turns(1)
         listener = it.serve(1)
         await daemon.say(command(1))
         await turns(200)
@@ -282,6 +297,20 @@ async def test_those_that_have_ended_do_not_count() -> None:
             await daemon.say(command(number))
             assert ExitCode(125) in await hear_all(await it.accept(listener))
             assert await daemon.hear() == Terminated(Place(43, number))
+
+
+@in_loop
+async def test_what_the_host_says_forges_no_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with bench() as it:
+        daemon = await it.daemon()
+        for number, user in enumerate(("a\nforged", "b\udcff", "")):
+            listener = it.serve(number)
+            await daemon.say(Exec(Place(43, number), os.fsencode(f"{user}:c\nd")))
+            assert ExitCode(125) in await hear_all(await it.accept(listener))
+            assert await daemon.hear() == Terminated(Place(43, number))
+    assert len(caplog.messages) > 6
+    assert all(line.isprintable() for line in caplog.messages)
 
 
 async def handed_over(it: Bench, agent: FakeAgent, listener: socket.socket) -> tuple[int, socket.socket]:  # fmt: skip  # noqa: E501
