@@ -401,9 +401,11 @@ def test_display_is_queried_connected_and_seen_on_the_bus(
 
 # The modules may lie where only root reads them: they are loaded first.
 AS_USER: Final = """\
-import os, sys
+import io, os, sys
+import rich.console, rich.table
 import sessiond.ctl.commands, sessiond.ctl.users
 from sessiond.ctl.__main__ import main
+rich.console.Console(file=io.StringIO()).print(rich.table.Table("loads what printing needs"))
 os.setresuid({uid}, {uid}, {uid})
 sys.exit(main())
 """
