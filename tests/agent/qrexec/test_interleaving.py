@@ -5,6 +5,7 @@ The model is short: a stream carries what was written to it, and then its end.
 
 from __future__ import annotations
 
+import itertools
 import select
 import struct
 import sys
@@ -93,26 +94,32 @@ def pieces(feed: list[int], most: int, *, end: bool) -> bytes:
 def exchange(peer: Peer, data: bytes, take: list[int | None]) -> list[Message]:
     """Send DATA and receive everything, as much at a time as TAKE says, over and over."""
     peer.sock.setblocking(False)
-    received, turn = bytearray(), 0
-    while True:
-        size = take[turn % len(take)]
-        turn += 1
-        may_send, may_take = [peer.sock] if data else [], [peer.sock] if size or not data else []
-        readable, writable, _ = select.select(may_take, may_send, [], TIMEOUT)
+    received = bytearray()
+    for size in itertools.cycle(take):
+        if size is None and (left := try_send(peer, data, 1000)) != data:
+            data = left
+            continue
+        may_send = [peer.sock] if data else []
+        readable, writable, _ = select.select([peer.sock], may_send, [], TIMEOUT)
         assert readable or writable
-        try:
-            if writable:
-                data = data[peer.sock.send(data[: size or 1000]) :]
-        except BlockingIOError:
-            readable = select.select([peer.sock], [], [], TIMEOUT)[0]
-        except (BrokenPipeError, ConnectionResetError):
-            data = b""
+        if writable:
+            data = try_send(peer, data, size or 1000)
         if readable:
             piece = peer.sock.recv(size or 1000)
             if not piece:
                 break
             received += piece
     return split(bytes(received))
+
+
+def try_send(peer: Peer, data: bytes, size: int) -> bytes:
+    """Send at most SIZE bytes and return what is left; nothing, when nobody takes it any more."""
+    try:
+        return data[peer.sock.send(data[:size]) :]
+    except BlockingIOError:
+        return data
+    except (BrokenPipeError, ConnectionResetError):
+        return b""
 
 
 def split(data: bytes) -> list[Message]:
