@@ -41,6 +41,8 @@ class SignalRouter:
         """Undo one ``add``; ValueError without one."""
         self._subscriptions.remove((match, handler))
         self._ask("RemoveMatch", match.rule, _ignore)
+        if match.by_name:
+            self._forget(match.sender)
 
     def add_owner(self, name: str, handler: OwnerHandler) -> str:
         """Begin to hand on the owners of ``name``; return the owner now, or UNKNOWN."""
@@ -51,6 +53,7 @@ class SignalRouter:
     def remove_owner(self, name: str, handler: OwnerHandler) -> None:
         """Undo one ``add_owner``; ValueError without one."""
         self._owner_handlers.remove((name, handler))
+        self._forget(name)
 
     def route(self, signal: Signal) -> None:
         """Call every handler that wants ``signal``."""
@@ -59,7 +62,9 @@ class SignalRouter:
             if name in self._owners:
                 self._set_owner(name, owner)
         for match, handler in tuple(self._subscriptions):
-            sender = self._owners[match.sender] if match.by_name else match.sender
+            sender = match.sender
+            if match.by_name:  # forgotten if a handler before has unsubscribed this one
+                sender = self._owners.get(sender, UNKNOWN)
             if match.fits(signal, sender):
                 handler(signal)
 
@@ -67,15 +72,22 @@ class SignalRouter:
         if name in self._owners:
             return
         self._owners[name] = UNKNOWN
-        match = Match(sender=DRIVER, interface=DRIVER, member="NameOwnerChanged", arg0=name)
-        self._ask("AddMatch", match.rule, self._check)
+        self._ask("AddMatch", _changes_of(name).rule, self._check)
 
         def learn(answer: Answer) -> None:
             # Changes are signalled in order with this answer, so the later of the two is right.
-            if not isinstance(answer, BusError):
+            if name in self._owners and not isinstance(answer, BusError):
                 self._set_owner(name, "" if isinstance(answer, BusCallError) else answer[0])
 
         self._ask("GetNameOwner", name, learn)
+
+    def _forget(self, name: str) -> None:
+        """Follow a name no more that nobody asks about: a bus takes 512 rules of a connection."""
+        names = {watched for watched, _ in self._owner_handlers}
+        names |= {match.sender for match, _ in self._subscriptions if match.by_name}
+        if name not in names:
+            del self._owners[name]
+            self._ask("RemoveMatch", _changes_of(name).rule, _ignore)
 
     def _set_owner(self, name: str, owner: str) -> None:
         if self._owners[name] == owner:
@@ -88,6 +100,10 @@ class SignalRouter:
     def _check(self, answer: Answer) -> None:
         if isinstance(answer, BusCallError):
             self._on_refusal(BusError(f"the message bus refused a match rule: {answer}"))
+
+
+def _changes_of(name: str) -> Match:
+    return Match(sender=DRIVER, interface=DRIVER, member="NameOwnerChanged", arg0=name)
 
 
 def _ignore(_answer: Answer) -> None:

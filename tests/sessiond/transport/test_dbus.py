@@ -201,6 +201,46 @@ async def test_owner_is_told_at_once_and_at_each_change(private_bus: PrivateBus)
 
 
 @in_loop
+async def test_names_that_are_watched_no_more_cost_nothing(private_bus: PrivateBus) -> None:
+    """A bus takes 512 rules of a connection, and would refuse the next (dbus-daemon(1))."""
+    with ExitStack() as stack:
+        pair = await Pair.connect(stack, private_bus.address)
+
+        def ignore(_: object) -> None: ...
+
+        match = Match(sender=NAME, interface=NAME, member="Said")
+        for at in range(600):
+            pair.client.watch_owner(f":1.{at + 1000}", ignore)
+            pair.client.watch_owner(NAME, ignore)
+            pair.client.subscribe(match, ignore)
+            pair.client.unsubscribe(match, ignore)
+            pair.client.unwatch_owner(NAME, ignore)
+            pair.client.unwatch_owner(f":1.{at + 1000}", ignore)
+            await pair.call("Caller")
+
+
+@in_loop
+async def test_name_stays_known_while_anything_needs_it(private_bus: PrivateBus) -> None:
+    with ExitStack() as stack:
+        pair = await Pair.connect(stack, private_bus.address)
+        await pair.server.request_name(NAME)
+        told = Signal()
+        heard = list[object]()
+
+        def hear(signal: object) -> None:
+            heard.append(signal)
+            told.happened()
+
+        match = Match(sender=NAME, interface=NAME, member="Said")
+        pair.client.watch_owner(NAME, hear)
+        pair.client.subscribe(match, hear)
+        pair.client.unwatch_owner(NAME, hear)
+        await pair.call("Caller")
+        pair.server.emit(PATH, NAME, "Said", "", [])
+        await told.until(lambda: bool(heard))
+
+
+@in_loop
 async def test_signals_in_plain_types_while_subscribed(private_bus: PrivateBus) -> None:
     with ExitStack() as stack:
         pair = await Pair.connect(stack, private_bus.address)
