@@ -1,7 +1,7 @@
 """Signals, and the end of who started us, as things that poll(2) tells.
 
-Every process here is single-threaded and waits in one place; a signal is a byte of a pipe, and a
-handler that acts in the middle of something does not exist.
+Every process here is single-threaded and waits in one place; a signal is a byte of a pipe, and no
+handler acts in the middle of something.
 """
 
 import contextlib
@@ -34,8 +34,10 @@ class Watch:
         self._writer.setblocking(False)  # set_wakeup_fd demands it
         self._life_line = life_line
         self._before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        # Python hands a signal to the descriptor only if it has a handler.
-        self._handlers = {number: signal.signal(number, _ignore) for number in signals}
+        # Python hands a signal to the descriptor only if it has a handler. Who sends us many can
+        # leave no room there for another one, which is then known by its handler alone.
+        self._handled: set[int] = set()
+        self._handlers = {number: signal.signal(number, self._note) for number in signals}
 
     def __enter__(self) -> Self:
         return self
@@ -71,6 +73,8 @@ class Watch:
         with contextlib.suppress(BlockingIOError):
             while data := self._reader.recv(4096):
                 numbers.update(data)
+        handled, self._handled = self._handled, set()
+        numbers |= handled
         if numbers & ENDING:
             raise EndedError(f"by signal {min(numbers & ENDING)}")
         return numbers
@@ -94,6 +98,10 @@ class Watch:
             raise EndedError("since who started us has gone")
         return {fd: events for fd, events in ready.items() if fd in wanted}, signals
 
+    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """Take note of a signal; the byte in the pipe wakes who waits."""
+        self._handled.add(number)
+
 
 class Deadline:
     """A point in time that is ``seconds`` from now."""
@@ -114,7 +122,3 @@ def _is_alive(line: socket.socket) -> bool:
         return True
     except OSError:
         return False
-
-
-def _ignore(number: int, frame: FrameType | None) -> None:
-    """Do nothing: the byte in the pipe says it all."""
