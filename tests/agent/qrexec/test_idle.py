@@ -54,7 +54,7 @@ def process_of(running: Running) -> tuple[Peer, int]:
     peer = running.peer.greet()
     kind, body = peer.receive()
     assert kind == STDOUT
-    return peer, int(body)
+    return peer, int(body.partition(b"\n")[0])
 
 
 TELL = "echo $QREXEC_AGENT_PID;"
