@@ -54,7 +54,7 @@ def process_of(running: Running) -> tuple[Peer, int]:
     peer = running.peer.greet()
     kind, body = peer.receive()
     assert kind == STDOUT
-    return peer, int(body.split(b"\n")[0])  # what follows may come along
+    return peer, int(body.partition(b"\n")[0])  # what follows may come along
 
 
 TELL = "echo $QREXEC_AGENT_PID;"

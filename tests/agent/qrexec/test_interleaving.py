@@ -70,6 +70,7 @@ def test_any_order(
     command = f"exec {sys.executable} -SEI {PROGRAM} {' '.join(words)}"
     peer = forker.start(shell(command), buffer=buffer).peer.greet(version)
     messages = exchange(peer, pieces(feed, 4096 if version == 2 else 65536, end=is_ended), take)
+    forker.hang_up()
     for kind, letter in ((STDOUT, "o"), (STDERR, "e")):
         said = [body for got, body in messages if got == kind]
         assert said[-1] == b""
