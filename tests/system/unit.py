@@ -26,7 +26,11 @@ PROGRAM: Final = f"""\
 #!/bin/sh
 PYTHONPATH={PROJECT} exec python3 -P -m {{}} "$@"
 """
-PROGRAMS: Final = {"spice-sessiond": "sessiond", "spice-session-agent": "agent"}
+PROGRAMS: Final = {
+    "spice-sessiond": "sessiond",
+    "spice-session-agent": "agent",
+    "spice-sessionctl": "sessiond.ctl",
+}
 AGENT: Final = ["/usr/bin/env", f"PYTHONPATH={PROJECT}", "python3", "-m", "agent"]
 USER_AGENT: Final = "spice-session-agent.service"  # the users' own managers'
 # Where the host is heard: by a file of the sandbox's, and not by a port.
@@ -40,6 +44,7 @@ PLACES: Final = {
     "/usr/lib/systemd/user-preset": ("systemd/user/*.preset",),
     "/usr/share/dbus-1/system.d": (f"dbus/{NAME}.conf",),
     "/usr/share/dbus-1/system-services": (f"dbus/{NAME}.service",),
+    "/usr/share/polkit-1/actions": (f"dbus/{NAME}.policy",),
 }
 PATIENCE: Final = 15.0
 
