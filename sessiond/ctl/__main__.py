@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = Namespace(command="")
     try:
         options = parse(sys.argv[1:] if argv is None else argv)
-        return _run(options, Screen(options.json))
+        return _run(options)
     except SessiondError as error:
         status, words = explain(error)
         print(f"spice-sessionctl: {words}", file=sys.stderr)  # noqa: T201
@@ -39,11 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return Exit.FAILED
 
 
-def _run(options: Namespace, screen: Screen) -> int:
-    if options.command == "exec":
+def _run(options: Namespace) -> int:
+    if options.command == "exec":  # which may have no stdout
         from sessiond.ctl.execute import execute  # noqa: PLC0415 (loads the D-Bus library)
 
         return execute(options)
+    screen = Screen(options.json)
     page = _do_here(options)
     if page is None:
         from sessiond.ctl.commands import run  # noqa: PLC0415 (loads the D-Bus library)

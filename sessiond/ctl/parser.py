@@ -49,6 +49,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
             del options.argv[0]
         if bool(options.argv) == bool(options.service):
             parser.error("exec: a COMMAND is needed, or else --service")
+        for word in (*options.argv, options.service, options.cwd, *sum(options.env, ())):
+            if not _is_utf8(word):  # which D-Bus carries nothing else than
+                parser.error(f"exec: {word!r} is not UTF-8")
     return options
 
 
@@ -159,6 +162,14 @@ def _absolute(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("not a folder's name")
     return Path(os.path.abspath(text))
+
+
+def _is_utf8(word: str) -> bool:
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _assignment(text: str) -> tuple[str, str]:

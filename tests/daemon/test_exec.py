@@ -11,6 +11,7 @@ import pty
 import pwd
 import re
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -168,6 +169,15 @@ def open_files(pid: int) -> list[str]:
         with contextlib.suppress(FileNotFoundError):
             found.append(os.readlink(it))
     return found
+
+
+@pytest.mark.usefixtures("alice")
+@pytest.mark.parametrize("fd", [0, 1, 2])
+def test_a_stream_that_the_program_itself_lacks(stage: Stage, fd: int) -> None:
+    command = shlex.join([sys.executable, "-m", "sessiond.ctl", f"--bus={stage.bus.address}"])
+    script = f"{command} exec --user={ALICE} -- sh -c 'cat; exit 3' {fd}>&-"
+    with subprocess.Popen(["sh", "-c", script], cwd=CODE, stdin=subprocess.DEVNULL) as process:
+        assert process.wait(LIMIT) == 3
 
 
 @pytest.mark.usefixtures("alice")

@@ -118,6 +118,15 @@ def test_what_is_the_commands_own(line: str, argv: list[str]) -> None:
     assert options.user == ("a" if "--user a" in line else "")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["\udcff"], ["--env=A=\udcff", "--", "x"], ["--service=\udcff"], ["--cwd=/\udcff", "x"]],
+)
+def test_what_d_bus_cannot_carry(words: list[str]) -> None:
+    with pytest.raises(UsageError, match="is not UTF-8"):
+        parse(["exec", *words])
+
+
 def test_what_a_command_gets() -> None:
     options = parse(["exec", "--env", "A=1=2", "--env=B=", "--cwd=/x", "--session", "c2", "y"])
     assert (options.env, options.cwd) == ([("A", "1=2"), ("B", "")], "/x")
