@@ -42,7 +42,7 @@ unit: setup ## the parts, on a real X server
 	$(PYTEST) -q -n $(UNIT) --dist loadfile tests/sessiond tests/agent tests/bench
 
 e2e: setup ## agent and daemon between real X servers and a real SPICE host and client
-	$(PYTEST) -q -n $(E2E) --dist loadfile tests/host tests/stream tests/daemon
+	$(PYTEST) -q -n $(E2E) --dist loadfile tests/host tests/stream tests/daemon tests/commands
 
 fuzz: setup ## any bytes at all for the decoders of what strangers send (FUZZ="qga --runs 100000")
 	$(BIN)/python -m tests.fuzz $(FUZZ)
@@ -54,7 +54,7 @@ bench-check: setup packages-bench ## has a cost grown by a fifth? (CHECK=--keep:
 	$(BIN)/python -m tests.bench.check $(CHECK)
 
 test-debian: packages-base packages-debian ## the unit suite on Debian's own Python packages
-	/usr/bin/python3 -m pytest -q tests/sessiond tests/agent
+	/usr/bin/python3 -m pytest -q -n $(UNIT) --dist loadfile tests/sessiond tests/agent
 
 deb: packages-deb ## the Debian package, for Debian 12 and 13: dist/spice-sessiond_VERSION_all.deb
 	packaging/deb.sh build/deb

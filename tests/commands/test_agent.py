@@ -38,7 +38,7 @@ from sessiond.wire.exec import (
 from sessiond.wire.exec_data import DataRole
 from tests.agent.qrexec.peer import TIMEOUT
 from tests.agent.qrexec.services import ME
-from tests.agent.qrexec.test_many import family
+from tests.fixtures.processes import family
 from tests.fixtures.qrexec import AGENT, DOMAIN, Agent, Far, Host
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.agent.qrexec.peer import STDERR, STDIN, STDOUT, TIMEOUT
 from tests.agent.qrexec.services import ME, service, shell
-from tests.agent.qrexec.test_many import family
+from tests.fixtures.processes import family
 from tests.fixtures.qrexec import Agent, Host
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sessiond.wire.exec import Stream
+from tests.fixtures.processes import family
 from tests.fixtures.qrexec import Agent, Host, vanish_all
 from tests.fixtures.witness import Witness
 
@@ -22,15 +23,6 @@ options = pytest.mark.parametrize(
 def holdings(agent: Agent) -> tuple[int, int]:
     """Return how many descriptors AGENT has, and how many processes it and its children have."""
     return len(os.listdir(f"/proc/{agent.pid}/fd")), len(family(agent.pid))
-
-
-def family(pid: int) -> list[int]:
-    """Return the process and all that descend from it."""
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-    except FileNotFoundError:
-        return []  # it has just ended
-    return [pid, *(found for child in children for found in family(int(child)))]
 
 
 def settle(host: Host, agent: Agent, most: tuple[int, int]) -> None:

@@ -17,9 +17,10 @@ from agent.user.running import GRACE
 from sessiond.errors import CommandError
 from sessiond.wire import rpc
 from tests.agent.user.daemon import Daemon, environment, start
-from tests.agent.user.ordering import Orders, family, holdings, null, pipe, send, wait_count
+from tests.commands.ordering import Orders, holdings, null, pipe, send, wait_count
 from tests.fixtures.child import Child
 from tests.fixtures.deadmount import dead_mount
+from tests.fixtures.processes import family
 from tests.fixtures.witness import Witness
 
 USER = getpass.getuser()

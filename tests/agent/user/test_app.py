@@ -26,9 +26,9 @@ from sessiond.transport.backoff import Backoff
 from sessiond.wire import rpc
 from tests.agent.stream.cookies import record, write
 from tests.agent.user.daemon import Daemon, environment, start
-from tests.agent.user.ordering import family
 from tests.fixtures.child import ROOT, Child
 from tests.fixtures.loop import in_loop
+from tests.fixtures.processes import family
 from tests.fixtures.xserver import Xvfb
 from tests.sessiond.helper.peers import NOBODY, peer, wait_line
 

@@ -13,8 +13,9 @@ from agent.user.running import GRACE
 from sessiond.errors import CommandError
 from tests.agent.qrexec.peer import STDIN, STDOUT, Gone, Peer
 from tests.agent.user.daemon import Daemon, environment, start
-from tests.agent.user.ordering import Orders, family, holdings, null, pipe, wait_count, wait_process
+from tests.commands.ordering import Orders, holdings, null, pipe, wait_count, wait_process
 from tests.fixtures.child import Child
+from tests.fixtures.processes import family
 from tests.fixtures.witness import Witness
 
 USER = getpass.getuser()

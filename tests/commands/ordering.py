@@ -8,12 +8,12 @@ import os
 import select
 import socket
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sessiond.wire import rpc
 from tests.agent.qrexec.peer import Peer
 from tests.agent.user.daemon import TIMEOUT
+from tests.fixtures.processes import family
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -162,15 +162,6 @@ def _inode(fd: int) -> int:
 def holdings(pid: int) -> tuple[int, int]:
     """Return how many descriptors a process has, and how many processes descend from it."""
     return len(os.listdir(f"/proc/{pid}/fd")), len(family(pid)) - 1
-
-
-def family(pid: int) -> list[int]:
-    """Return the process and all that descend from it, zombies, too."""
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-    except FileNotFoundError:
-        return []  # it has just ended
-    return [pid, *(found for child in children for found in family(int(child)))]
 
 
 def wait_count(witness: Witness, word: bytes, count: int) -> None:
