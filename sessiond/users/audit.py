@@ -51,7 +51,8 @@ class Kind(Enum):
 class Action:
     """What is asked for. ``user`` is "" for nobody; ``started`` is the loop's time in seconds.
 
-    ``caller`` is the name of a local caller.
+    ``caller`` is the name of a local caller. ``executed`` has the program and its arguments in the
+    journal's words, of what is too long to be kept in its own.
     """
 
     way: Way
@@ -61,6 +62,7 @@ class Action:
     arguments: Mapping[str, Any]
     started: float
     caller: str = ""
+    executed: tuple[str, str] | None = None
 
     @property
     def kind(self) -> Kind:
@@ -128,7 +130,8 @@ def _write(action: Action, error: CommandError | None, outcome: str, seconds: fl
     }
     what = fields["COMMAND"] or "no request"
     if action.is_run:
-        fields["EXEC_PATH"], fields["EXEC_ARGUMENTS"] = path, words = _executed(action.arguments)
+        path, words = action.executed or executed(action.arguments)
+        fields |= {"EXEC_PATH": path, "EXEC_ARGUMENTS": words}
         what = f"{what} {path} {words}"
     if action.caller:
         fields["CALLER"] = clean(action.caller)
@@ -150,7 +153,7 @@ def _ends(action: Action) -> tuple[str, str]:
             return clean(action.caller), user
 
 
-def _executed(arguments: Mapping[str, Any]) -> tuple[str, str]:
+def executed(arguments: Mapping[str, Any]) -> tuple[str, str]:
     """Return the path and the arguments of a command that is run: untrusted, so of any type."""
     untrusted_words = arguments.get("arg", [])
     words = untrusted_words if isinstance(untrusted_words, list) else [untrusted_words]

@@ -22,7 +22,7 @@ from typing import Any, Final
 from sessiond.errors import CommandError, NoAgentError, StartError
 from sessiond.model import Ending, UserAgent
 from sessiond.transport.passing import Passed
-from sessiond.users.audit import RUN, Action, Audit, Way
+from sessiond.users.audit import RUN, Action, Audit, Way, executed
 from sessiond.users.policy import Origin, Question
 from sessiond.users.server import UserAgents
 
@@ -204,7 +204,9 @@ class Runs:
         it = job.question
         arguments = {"path": job.words[0] if job.words else "", "arg": list(job.words[1:])}
         return Action(
-            _WAYS[it.origin], it.user, RUN, number, arguments, self._loop.time(), caller=it.caller
+            *(_WAYS[it.origin], it.user, RUN, number, {}, self._loop.time()),
+            caller=it.caller,
+            executed=executed(arguments),
         )
 
     def _note_end(self, action: Action, ended: "asyncio.Future[Ending]") -> None:
@@ -241,9 +243,9 @@ def _shown(words: Sequence[str]) -> tuple[str, ...]:
     """Return the first words, as many as are worth keeping."""
     shown, left = list[str](), MAX_SHOWN
     for word in words:
-        if len(word) > left:
+        if not left or len(word) > left:
             shown.append(f"{word[:left]}...")
             break
         shown.append(word)
-        left -= len(word) + 1
+        left = max(0, left - len(word) - 1)
     return tuple(shown)

@@ -12,6 +12,7 @@ import pwd
 import select
 import signal
 import socket
+import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -366,6 +367,28 @@ async def test_long_words_are_kept_in_part() -> None:
         assert len(run.argv) == 5
         assert run.argv[-1].endswith("...")
         assert sum(map(len, run.argv)) <= MAX_SHOWN + 3
+
+
+@in_loop
+async def test_no_word_gets_past_what_is_kept() -> None:
+    with bench() as it:
+        agent = await it.agent()
+        run = await it.start(agent, "x" * MAX_SHOWN, "y" * MAX_SHOWN, "z")
+        assert run.argv == ("x" * MAX_SHOWN, "...")
+        run = await it.start(agent, *[""] * 10 * MAX_SHOWN)
+        assert len(run.argv) == MAX_SHOWN + 1
+
+
+@in_loop
+async def test_what_runs_keeps_none_of_its_many_words() -> None:
+    """They cost twenty times what they have cost their caller: each is an object."""
+    with bench() as it:
+        agent = await it.agent()
+        last = "".join(["la", "st"])
+        before = sys.getrefcount(last)
+        run = await it.start(agent, "x" * MAX_SHOWN, "", last)
+        assert not run.ended.done()
+        assert sys.getrefcount(last) == before
 
 
 @in_loop
