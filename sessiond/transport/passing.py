@@ -63,6 +63,8 @@ class Outgoing:
     ) -> None:
         """Add what is to be sent as a whole; ``passed`` is closed when it is sent, or cleared.
 
+        Who closes ``passed`` before withdraws it: nothing of it is sent then.
+
         ``on_refused`` is called, and nothing of it sent, if the kernel takes no more descriptors
         (ETOOMANYREFS, unix(7)).
         """
@@ -73,6 +75,7 @@ class Outgoing:
 
     def send(self, sock: socket.socket, size: int) -> None:
         """Send at most ``size`` bytes. Raises OSError, of which BlockingIOError is one."""
+        self._drop_withdrawn()
         piece = self._passed[0] if self._passed else None
         if piece and piece.begin == self._taken:
             self._send_piece(sock, piece, size)
@@ -98,6 +101,14 @@ class Outgoing:
             return
         self._drop(count)
         self._passed.popleft().passed.close()
+
+    def _drop_withdrawn(self) -> None:
+        while self._passed:
+            piece = self._passed[0]
+            if piece.begin != self._taken or piece.passed.fds:
+                return
+            self._drop(piece.length)
+            self._passed.popleft()
 
     def _drop(self, count: int) -> None:
         del self._bytes[:count]

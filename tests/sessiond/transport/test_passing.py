@@ -122,6 +122,26 @@ def test_what_is_not_sent_is_closed(pair: tuple[socket.socket, socket.socket]) -
     pipes[1].wait_closed()
 
 
+def test_what_is_withdrawn_before_it_is_sent(pair: tuple[socket.socket, socket.socket]) -> None:
+    """Bytes without the descriptors that they tell of would be a wrong line."""
+    ours, theirs = pair
+    pipes, outgoing = [Pipe() for _ in range(3)], Outgoing()
+    all_passed = [Passed([pipe.write]) for pipe in pipes]
+    outgoing.add(b"one;", all_passed[0])
+    outgoing.add(b"two;")
+    outgoing.add(b"three;", all_passed[1])
+    outgoing.add(b"four;", all_passed[2])
+    outgoing.send(ours, 2)
+    assert receive(theirs) == (b"on", [pipes[0].inode])
+    for passed in all_passed:
+        passed.close()
+    while len(outgoing):
+        outgoing.send(ours, 100)
+    assert receive(theirs) == (b"e;two;", [])
+    for pipe in pipes:
+        pipe.wait_closed()
+
+
 def test_peer_that_has_gone(pair: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = pair
     pipe, outgoing = Pipe(), Outgoing()
