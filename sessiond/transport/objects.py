@@ -318,14 +318,24 @@ def _arguments(message: Message, method: Method, incoming: Incoming) -> list[Any
     indexes = [arguments[place] for place in method.fds]
     if any(not 0 <= index < len(message.unix_fds) for index in indexes):
         raise _standard("InvalidArgs", "a descriptor was named but not sent")
+    claimed = list[int]()
     for place in method.fds:
         fd = message.unix_fds[arguments[place]]
-        if fd in incoming.unclaimed:
-            incoming.unclaimed.remove(fd)
-            arguments[place] = fd
-        else:
-            arguments[place] = os.dup(fd)
+        if fd in claimed:
+            fd = _dup(fd)
+            incoming.unclaimed.append(fd)
+        arguments[place] = fd
+        claimed.append(fd)
+    for fd in claimed:  # last: until it has all of them, the method has none
+        incoming.unclaimed.remove(fd)
     return arguments
+
+
+def _dup(fd: int) -> int:
+    try:
+        return os.dup(fd)
+    except OSError as error:
+        raise _standard("LimitsExceeded", f"no descriptor is left: {error.strerror}") from None
 
 
 def _peer(member: str) -> _Now:

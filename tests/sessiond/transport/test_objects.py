@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import select
 import stat
@@ -392,3 +393,22 @@ async def _error(call: Any) -> Exception | None:  # noqa: ANN401
 def _pipe(stack: ExitStack) -> tuple[OwnedFd, OwnedFd]:
     read, write = (stack.enter_context(OwnedFd(fd)) for fd in os.pipe())
     return read, write
+
+
+@in_loop
+async def test_no_descriptor_is_left_to_name_one_twice(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with ExitStack() as stack:
+        pair = await Pair.connect(stack, address)
+        read, write = _pipe(stack)
+        monkeypatch.setattr(os, "dup", fail)
+        with pytest.raises(BusCallError, match="Too many open files") as error:
+            await pair.call("TakeTwo", "hh", 0, 0, fds=[write.fileno()])
+        assert error.value.name == "org.freedesktop.DBus.Error.LimitsExceeded"
+        write.close()
+        assert select.select([read], [], [], 5)[0] == [read]
+        assert os.read(read.fileno(), 1) == b""
