@@ -29,6 +29,9 @@ from sessiond.users.server import UserAgents
 MOST: Final = 1024  # at one time; each costs the daemon a kilobyte
 # As one user, by who asks: the host has nearly as many as an agent takes.
 MOST_OF_USER: Final = {Origin.HOST: 64, Origin.QREXEC: 250, Origin.LOCAL: 64}
+# Of local callers: each is watched, by one of the 512 rules of a connection that a bus takes
+# (dbus-daemon(1), max_match_rules_per_connection).
+MOST_LOCAL: Final = 384
 GRACE: Final = 2.0  # seconds from SIGHUP to SIGKILL
 _LONGEST: Final = 64.0  # seconds from one SIGKILL to the next, for an agent that was busy
 MAX_SHOWN: Final = 4096  # characters of a command's words that are kept
@@ -191,6 +194,9 @@ class Runs:
         )
         if of_user >= MOST_OF_USER[origin]:
             raise StartError(f"{of_user} commands of user '{agent.name}' run already", PROBLEM)
+        local = sum(run.origin is Origin.LOCAL for run in self._runs.values())
+        if origin is Origin.LOCAL and local >= MOST_LOCAL:
+            raise StartError(f"{local} commands of local callers run already", PROBLEM)
         if len(self._runs) >= MOST:
             raise StartError(f"{MOST} commands run already", PROBLEM)
 

@@ -20,6 +20,7 @@ import pytest
 from sessiond.errors import CommandError, NoAgentError, StartError
 from sessiond.model import Ending
 from sessiond.transport.passing import Passed
+from sessiond.users import runs as module
 from sessiond.users.audit import Audit
 from sessiond.users.policy import Origin, Question
 from sessiond.users.runs import MAX_SHOWN, MOST_OF_USER, Job, Run, Runs
@@ -352,6 +353,17 @@ async def test_so_many_at_one_time() -> None:
         await agent.say(rpc.Notice(EXITED, {"id": runs[7].id, "code": 0, "signal": 0}))
         await runs[7].ended
         await it.start(agent)
+
+
+@in_loop
+async def test_so_many_of_all_local_callers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_LOCAL", 2)  # fewer than of one user, of whom there is one
+    with bench() as it:
+        agent = await it.agent()
+        for _ in range(2):
+            await it.start(agent)
+        with pytest.raises(StartError, match="2 commands of local callers run already"):
+            await it.begin()
 
 
 @in_loop
