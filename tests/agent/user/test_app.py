@@ -16,7 +16,6 @@ import pytest
 from agent.stream.places import Places
 from agent.user import app
 from agent.user.app import Settings, UserApp
-from agent.user.commands import GRACE
 from agent.user.displays import Displays
 from agent.user.link import MAX_CALLS
 from agent.user.runtime import LOCK, SOCKET
@@ -249,24 +248,6 @@ def test_its_files_are_its_users_alone(daemon: Daemon, agent: Child, env: dict[s
     agent.signal(signal.SIGTERM)
     assert agent.wait_exit() == 0
     assert not (runtime / SOCKET).exists()
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_it_ends_with_its_commands(daemon: Daemon, agent: Child, number: signal.Signals) -> None:
-    with daemon.accept() as connection:
-        obedient = connection.call("guest-exec", path="sleep", arg=["1000"])["pid"]
-        stubborn = connection.call(
-            "guest-exec", path="sh", arg=["-c", "trap '' TERM; echo; sleep 1000"],
-            capture_output=True,
-        )["pid"]  # fmt: skip
-        commands = [os.pidfd_open(pid) for pid in (obedient, stubborn)]
-        agent.signal(number)
-        assert agent.wait_exit(GRACE + 10) == 0
-        for pidfd in commands:
-            with pytest.raises(ProcessLookupError):
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            os.close(pidfd)
-    assert not any("Traceback" in line for line in agent.lines)
 
 
 @in_loop
