@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Iterator
 from typing import Final
 
+from tests.bench.commands import CommandsResult
 from tests.bench.daemon import DaemonResult
 from tests.bench.host import HostResult
 from tests.bench.results import Results
@@ -25,6 +26,8 @@ QUERY: Final = 1.5  # times logind's
 ROUTED: Final = 4.0  # times qemu-ga's, through two processes instead of one
 OWN: Final = 2.0  # likewise, through one
 USER_AGENT_MB: Final = 24.0
+PASSED: Final = 0.9  # of a plain pipe's speed: what is passed by descriptor is one
+BESIDE_SSH: Final = 1.0  # of ssh's speed at the least, and of its time at the most
 QUERY_LIBRARY: Final = "dbus_fast"  # what the packages bring
 
 
@@ -58,6 +61,7 @@ def goals(found: Results, size: tuple[int, int]) -> list[Goal]:
         *_queries(found),
         *_calls(found.host),
         *_user_agent(found.host),
+        *_commands(found.commands),
     ]
 
 
@@ -196,6 +200,28 @@ def _user_agent(host: HostResult | None) -> Iterator[Goal]:
     yield _at_most(
         "memory, user's agent (PSS)", "MB", host.held.pss if host else None, USER_AGENT_MB
     )
+
+
+def _commands(found: CommandsResult | None) -> Iterator[Goal]:
+    for way, floor, least in (("exec", "pipe", PASSED), ("qrexec", "ssh", BESIDE_SSH)):
+        for stream in ("stdin", "stdout"):
+            name, limit = f"{stream} by {way}", f"at least {least:g} x {floor}"
+            if found is None:
+                yield Goal(name, "MB/s", None, None, None, limit, met=None)
+                continue
+            ours, theirs = (getattr(found.ways[it], f"{stream}_mb_s") for it in (way, floor))
+            ratio = getattr(found.ratios(way, floor), stream)
+            yield Goal(name, "MB/s", ours, theirs, ratio, limit, ratio >= least)
+    for way in ("exec", "qrexec"):
+        name, limit = f"start by {way}", f"at most {BESIDE_SSH:g} x ssh"
+        if found is None:
+            yield Goal(name, "ms", None, None, None, limit, met=None)
+            continue
+        ratio = found.ratios(way, "ssh").start
+        ours, theirs = (found.ways[it].start_ms for it in (way, "ssh"))
+        yield Goal(name, "ms", ours, theirs, ratio, limit, ratio <= BESIDE_SSH)
+    seconds = f"{found.rest_seconds:g} s" if found else "60 s"
+    yield _at_most(f"static {seconds}, two commands", "wake-ups", found.idle if found else None, 0)
 
 
 def _median(values: list[float] | None) -> float | None:

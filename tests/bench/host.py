@@ -12,8 +12,9 @@ import os
 import socket
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, Self
 
 from tests.bench.plan import Plan
@@ -85,10 +86,10 @@ def run_host(plan: Plan, directory: Path) -> HostResult:
         stack.enter_context(Login1Process(bus))
         daemon = stack.enter_context(QuietDaemon(bus, directory / "no-port", plan))
         daemon.wait_line("on the bus as")
-        agent = stack.enter_context(_agent(plan, daemon.agent_socket, directory))
+        agent = stack.enter_context(user_agent(plan, daemon.agent_socket, directory))
         daemon.wait_line("the agent of .* has connected")
         qemu_ga = stack.enter_context(QemuGuestAgent(directory))
-        idle_agent, idle_daemon = _idle([agent.pid, daemon.pid], plan.rest_seconds)
+        idle_agent, idle_daemon = idle([agent.pid, daemon.pid], plan.rest_seconds)
         # It serves one client at a time, so one asks for both.
         ours = stack.enter_context(_Client(daemon.host_channel))
         theirs = stack.enter_context(_Client(qemu_ga.socket))
@@ -248,17 +249,19 @@ def _ratios(ours: _Turns, theirs: _Turns) -> Ratios:
 
 
 @contextlib.contextmanager
-def _agent(plan: Plan, path: Path, directory: Path) -> Iterator[Child]:
+def user_agent(
+    plan: Plan, path: Path, directory: Path, extra: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Child]:
     """Start a user's agent as a login does, with a runtime folder of its own."""
     runtime = directory / "runtime"
     runtime.mkdir(mode=0o700)
-    env = {"PATH": os.environ["PATH"], "XDG_RUNTIME_DIR": str(runtime)}
+    env = {"PATH": os.environ["PATH"], "XDG_RUNTIME_DIR": str(runtime), **extra}
     with Child([*plan.agent, "user", "--socket", path], env=env) as agent:
         agent.wait_line("connected to")
         yield agent
 
 
-def _idle(pids: Sequence[int], seconds: float) -> list[int]:
+def idle(pids: Sequence[int], seconds: float) -> list[int]:
     """Return the wake-ups of each while nobody asks anything."""
     time.sleep(SETTLE)
     before = [wakeups(pid) for pid in pids]

@@ -33,7 +33,8 @@ def show(found: Results, rows: Sequence[Goal], facts: dict[str, str | int]) -> N
         parts.append(_shares(found))
     if found.versus:
         parts.append(_versus(found))
-    parts += [*_daemon(found), *_lines(found), *_host(found), _goals(rows)]
+    parts += [*_daemon(found), *_lines(found), *_host(found), *_commands(found)]
+    parts.append(_goals(rows))
     parts += [f"{name}: not measured, for it needs {why}" for name, why in found.missing.items()]
     console.print(*parts, sep="\n\n")
 
@@ -169,6 +170,25 @@ def _host(found: Results) -> Iterator[RenderableType]:
         f"{one.held.peak:.1f}; nobody asking, {one.rest_seconds:g} s: {one.idle_agent} wake-ups, "
         f"daemon {one.idle_daemon}"
     )
+
+
+def _commands(found: Results) -> Iterator[RenderableType]:
+    if not (one := found.commands):
+        return
+    rows = []
+    for name, way in one.ways.items():
+        to_pipe, to_ssh = (one.ratios(name, other) for other in ("pipe", "ssh"))
+        rows.append([
+            name, f"{way.stdin_mb_s:.0f}", f"{to_pipe.stdin:.2f}", f"{to_ssh.stdin:.2f}",
+            f"{way.stdout_mb_s:.0f}", f"{to_pipe.stdout:.2f}", f"{to_ssh.stdout:.2f}",
+            f"{way.start_ms:.1f}", f"{to_ssh.start:.2f}",
+        ])  # fmt: skip
+    yield _table(
+        "Commands: megabytes a second, and milliseconds to the first byte of output",
+        ["by", "stdin", "to pipe", "to ssh", "stdout", "to pipe", "to ssh", "start", "to ssh"],
+        rows,
+    )
+    yield f"two commands that wait, {one.rest_seconds:g} s: {one.idle} wake-ups of all processes"
 
 
 def _daemon(found: Results) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import dataclasses
 
 from tests.bench.bus import Answers
+from tests.bench.commands import CommandsResult
 from tests.bench.daemon import DaemonResult
 from tests.bench.fresh import Fresh
 from tests.bench.host import HostResult
@@ -24,6 +25,7 @@ class Results:
     daemon: DaemonResult | None = None
     fresh: list[Fresh] = dataclasses.field(default_factory=list)
     host: HostResult | None = None
+    commands: CommandsResult | None = None
     answers: list[Answers] = dataclasses.field(default_factory=list)
     versus: list[Versus] = dataclasses.field(default_factory=list)
     at_rest: AtRest | None = None

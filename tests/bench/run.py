@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 from tests.bench import bus
+from tests.bench.commands import run_commands
 from tests.bench.daemon import run_daemon
 from tests.bench.fresh import SCREENS, run_fresh
 from tests.bench.host import run_host
@@ -34,6 +35,9 @@ def run(plan: Plan) -> Results:
     if "host" in plan.parts:
         with tempfile.TemporaryDirectory(prefix="bench-") as name:
             found.host = run_host(plan, Path(name))
+    if "commands" in plan.parts:
+        with tempfile.TemporaryDirectory(prefix="bench-") as name:
+            found.commands = run_commands(plan, Path(name))
     if "bus" in plan.parts:
         _ask(plan, found)
     return found

@@ -15,9 +15,12 @@ from tests.fixtures.daemon import Login1Process
 
 
 class QuietDaemon(Child):
-    """``python -m sessiond`` with its default log, which tells no single message."""
+    """``python -m sessiond`` with its default log, which tells no single message.
 
-    def __init__(self, bus: PrivateBus, port: Path, plan: Plan) -> None:
+    MORE are settings beside those that all have.
+    """
+
+    def __init__(self, bus: PrivateBus, port: Path, plan: Plan, *more: str) -> None:
         self.agent_socket = port.parent / "agent.sock"
         self.host_channel = port.parent / "host.sock"
         settings = (
@@ -33,6 +36,7 @@ class QuietDaemon(Child):
             f'users.socket="{self.agent_socket}"',
             "users.allow_root=true",
             f'host_channel="unix:{self.host_channel}"',
+            *more,
         )
         args = [part for setting in settings for part in ("--set", setting)]
         super().__init__([sys.executable, "-m", "sessiond", *args])

@@ -1,0 +1,108 @@
+"""An end that nobody has asked for: an agent that is killed, and a process that is stopped."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.agent.user.daemon import Daemon, environment, start
+from tests.commands.ordering import Orders, holdings, null, wait_count, wait_process
+from tests.commands.test_runs import SHELLS, USER
+from tests.fixtures.processes import family
+from tests.fixtures.witness import Witness
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.fixtures.child import Child
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    with Daemon(tmp_path) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def agent(daemon: Daemon, tmp_path: Path) -> Iterator[Child]:
+    with start(daemon, environment(tmp_path)) as agent:
+        yield agent
+
+
+@pytest.fixture
+def orders(daemon: Daemon, agent: Child) -> Iterator[Orders]:
+    del agent  # which is to have been started
+    with daemon.accept() as connection:
+        yield Orders(connection)
+
+
+@pytest.fixture
+def nothing() -> Iterator[int]:
+    with null() as fd:
+        yield fd
+
+
+def test_a_killed_agent_is_the_end_of_its_programs(
+    orders: Orders, agent: Child, nothing: int, tmp_path: Path
+) -> None:
+    with Witness(tmp_path / "fifo") as witness:
+        for shell in SHELLS.values():
+            orders.run([nothing] * 3, "sh", "-c", f"exec 9>{witness.path}; {shell}")
+        wait_count(witness, b"\n", len(SHELLS))
+        pidfds = [os.pidfd_open(pid) for pid in family(agent.pid)[1:3]]
+        agent.process.kill()
+        witness.wait_end()
+        for pidfd in pidfds:  # keeper and fork server have ended, too
+            wait_process(pidfd)
+            os.close(pidfd)
+
+
+def test_what_an_ended_program_has_left_behind_goes_on(
+    orders: Orders, agent: Child, nothing: int, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    with Witness(tmp_path / "fifo") as witness:
+        code = f"(exec 9>{witness.path}; echo >&9; read x <{gate}; echo still >&9) &"
+        number, _ = orders.run([nothing] * 3, "sh", "-c", code)
+        witness.wait_told(b"\n")
+        assert orders.ending(number) == (0, 0)
+        pidfds = [os.pidfd_open(pid) for pid in family(agent.pid)[1:3]]
+        agent.process.kill()
+        for pidfd in pidfds:
+            wait_process(pidfd)
+            os.close(pidfd)
+        gate.write_bytes(b"\n")
+        witness.wait_told(b"still\n")
+
+
+def test_nothing_is_kept_of_those_that_have_ended(
+    orders: Orders, agent: Child, nothing: int
+) -> None:
+    orders.output("true")
+    [_keeper, server] = family(agent.pid)[1:]
+    before = len(os.listdir(f"/proc/{server}/fd"))
+    for _ in range(20):
+        number, _ = orders.run([nothing] * 3, "true")
+        orders.ending(number)
+    # It hears of one after the other: of the last ones it may not have heard yet.
+    assert len(os.listdir(f"/proc/{server}/fd")) < before + 10
+    assert holdings(agent.pid)[1] == 2
+
+
+def test_a_process_that_its_command_has_stopped_is_told_to_end(
+    daemon: Daemon, agent: Child, tmp_path: Path
+) -> None:
+    with Witness(tmp_path / "fifo") as witness:
+        with daemon.accept() as connection:
+            _, peer = Orders(connection).serve(
+                f"{USER}:exec 9>{witness.path}; kill -STOP $QREXEC_AGENT_PID; echo >&9; sleep 1000"
+            )
+            with peer:
+                peer.greet()
+                witness.wait_told(b"\n")
+        witness.wait_end()
+    assert agent.process.poll() is None
