@@ -15,6 +15,7 @@ import time
 from typing import Final, NoReturn, Self, cast
 
 from agent.qrexec import lifeline
+from agent.qrexec.guard import Guard
 from agent.qrexec.process import Job, Surroundings, close_all_but, fork
 from agent.qrexec.watch import ENDING, Watch
 from sessiond.errors import ChannelError
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 
 _MAX_PACKET: Final = 1 << 17  # bytes; the longest request is half of that
 _MAX_FDS: Final = 2  # a life line and a connection
+_GUARD: Final = b"guard "  # and a pid, instead of a request
 _PATIENCE: Final = 2.0  # seconds for a fork server to end
 _PAUSE: Final = 0.25  # seconds before another fork server: one that always dies is no load
 
@@ -121,6 +123,17 @@ class ForkServer(Starter):
                 sock.close()
         return ours
 
+    def guard(self, pid: int, pidfd: int) -> None:
+        """Have a program end that still runs when this process is gone, with its process group.
+
+        It is no command of those above. This never waits; what cannot be guarded runs all the same.
+        """
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [pidfd]))
+        try:
+            self._sock.sendmsg([b"%s%d" % (_GUARD, pid)], [rights], socket.MSG_DONTWAIT)
+        except OSError as error:  # it is stopped, or has gone
+            log.warning("nobody ends process %d should we be killed: %s", pid, error.strerror)
+
     def fileno(self) -> int:
         return self._sock.fileno()
 
@@ -174,30 +187,39 @@ def serve(sock: socket.socket, surroundings: Surroundings) -> NoReturn:
 
 
 def _fork_until_the_end(sock: socket.socket, surroundings: Surroundings, watch: Watch) -> None:
+    guard = Guard()
     while True:
-        ready, _ = watch.wait({sock.fileno(): select.POLLIN})
+        ready, _ = watch.wait({sock.fileno(): select.POLLIN, **guard.wanted})
         reap()
-        if not ready:
+        guard.attend(ready)
+        if sock.fileno() not in ready:
             continue
-        received = _receive(sock)
-        if received is None:
+        packet, fds = _receive(sock)
+        if not packet:
+            guard.end()
             return
-        job, life_line = received
+        if packet.startswith(_GUARD):
+            guard.add(int(packet.removeprefix(_GUARD)), *fds)
+            continue
+        job, life_line = _job(packet, fds)
         try:
             fork(job, life_line, surroundings, watch)
         except OSError as error:
             log.error("cannot fork: %s", error)  # noqa: TRY400
 
 
-def _receive(sock: socket.socket) -> tuple[Job, socket.socket] | None:
-    """Return the next job and its life line, None at the end."""
+def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
+    """Return the next packet, which is empty at the end, and the descriptors with it."""
     fds = array.array("i")
     space = socket.CMSG_SPACE(_MAX_FDS * fds.itemsize)
     packet, ancillary, _flags, _address = sock.recvmsg(_MAX_PACKET, space, socket.MSG_CMSG_CLOEXEC)
-    if not packet:
-        return None
     for _level, _type, data in ancillary:
         fds.frombytes(data)
+    return packet, fds.tolist()
+
+
+def _job(packet: bytes, fds: list[int]) -> tuple[Job, socket.socket]:
+    """Return the job that a packet is, and its life line."""
     life_line, *connection = (socket.socket(fileno=fd) for fd in fds)
     reader = MessageReader()
     reader.feed(packet)

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final, NoReturn
 
-from agent.qrexec.starter import Starter
+from agent.qrexec.starter import ForkServer
 from agent.stream.places import Places
 from agent.user.answers import Answers
 from agent.user.commands import Commands
@@ -47,7 +47,7 @@ class Settings:
     own_socket: Path
     places: Places
     environ: Mapping[str, str]
-    starter: Starter | None = None
+    starter: ForkServer | None = None
 
 
 class UserApp:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from agent.qrexec.identity import is_own
 from agent.qrexec.service import Executable, Places, look_up, variables
 from agent.qrexec.service_config import load
+from agent.qrexec.starter import ForkServer
 from agent.user.popen import popen
 from agent.user.running import GRACE, KILLED, OnExit, Running
 from sessiond.errors import CommandError, StartError
@@ -79,8 +80,16 @@ class Started:
     pidfd: OwnedFd
 
 
-def start(request: Request, environ: Mapping[bytes, bytes], streams: Passed) -> Started:
-    """Start it with these STREAMS, which are closed here. It may block. Raises StartError."""
+def start(
+    request: Request,
+    environ: Mapping[bytes, bytes],
+    starter: ForkServer | None,
+    streams: Passed,
+) -> Started:
+    """Start it with these STREAMS, which are closed here. It may block. Raises StartError.
+
+    The fork server sees to it that it does not outlive this agent.
+    """
     try:
         env = {**environ, **request.session, **request.env}
         argv = request.argv
@@ -90,11 +99,14 @@ def start(request: Request, environ: Mapping[bytes, bytes], streams: Passed) -> 
     finally:
         streams.close()
     try:
-        return Started(process, OwnedFd(os.pidfd_open(process.pid)))
+        started = Started(process, OwnedFd(os.pidfd_open(process.pid)))
     except OSError as error:
         process.kill()
         process.wait()
         raise StartError(f"cannot watch it: {error.strerror}", PROBLEM) from error
+    if starter:
+        starter.guard(process.pid, started.pidfd.fileno())
+    return started
 
 
 def _service(

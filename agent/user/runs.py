@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from agent.qrexec.starter import Starter
+from agent.qrexec.starter import ForkServer
 from agent.user import program, served
 from agent.user.program import Program, Started
 from agent.user.running import ENDING, GRACE, Running
@@ -48,7 +48,9 @@ class _Wanted:
 class Runs:
     """All of them. ``tell`` sends a notice; without a ``starter`` nothing of qrexec is served."""
 
-    def __init__(self, environ: Mapping[bytes, bytes], starter: Starter | None, tell: Tell) -> None:
+    def __init__(
+        self, environ: Mapping[bytes, bytes], starter: ForkServer | None, tell: Tell
+    ) -> None:
         self._environ = environ
         self._starter = starter
         self._tell = tell
@@ -60,7 +62,7 @@ class Runs:
     async def run(self, arguments: Mapping[str, Any], streams: Passed) -> dict[str, object]:
         """Do ``run-command``: a program gets these streams. Raises CommandError."""
         request = program.read_request(arguments)
-        start = partial(program.start, request, self._environ, streams)
+        start = partial(program.start, request, self._environ, self._starter, streams)
         return await self._begin(arguments["id"], partial(self._run, start))
 
     async def serve(self, arguments: Mapping[str, Any], channel: Passed) -> dict[str, object]:
