@@ -95,9 +95,17 @@ class ForkServer(Starter):
         It comes back if it dies: between the two is one who waits for that, and nothing else.
         """
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        pid = os.fork()
-        if not pid:
-            _keep(its, surroundings)
+        # What ends whole groups of processes is for us to know, and then the other one is told.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+        try:
+            pid = os.fork()
+            if not pid:
+                for number in ENDING:
+                    signal.signal(number, signal.SIG_IGN)
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+                _keep(its, surroundings)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         its.close()
         return cls(ours, pid)
 
@@ -155,9 +163,6 @@ def reap() -> None:
 
 def _keep(sock: socket.socket, surroundings: Surroundings) -> NoReturn:
     """Have a fork server at ``sock`` until that ends, and then exit."""
-    # What ends whole groups of processes is for who started us to know, and then we are told.
-    for number in ENDING:
-        signal.signal(number, signal.SIG_IGN)
     close_all_but([sock])
     while True:
         pid = os.fork()
