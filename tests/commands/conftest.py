@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.agent.qrexec.conftest import forker, forker_of_module, services
+from tests.agent.qrexec.conftest import forker, forker_of_module, gate, services
 
-__all__ = ["forker", "forker_of_module", "services"]
+__all__ = ["forker", "forker_of_module", "gate", "services"]

@@ -6,6 +6,7 @@ The requirements are numbered as the protocol's own history has them; those of a
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import socket
@@ -438,7 +439,8 @@ def test_input_that_nobody_has_read_is_no_reset(forker: Forker) -> None:
 def test_every_requirement_has_a_test() -> None:
     """By its number."""
     tested = set()
-    for path in Path(__file__).parent.glob("test_*.py"):
+    places = [Path(__file__).parent, Path(__file__).parents[2] / "commands"]
+    for path in itertools.chain(*(place.glob("test_*.py") for place in places)):
         text = path.read_text(encoding="utf-8")
         for numbers in re.findall(r'"""Requirements? ([\d, and]+)', text):
             tested |= {int(number) for number in re.findall(r"\d+", numbers)}
