@@ -82,7 +82,7 @@ class CommandsResult:
     ways: dict[str, Way]
     turns: dict[str, list[Turn]]
     rest_seconds: float
-    idle: int  # wake-ups of all processes while one command by exec and one by qrexec wait
+    idle: dict[str, int]  # wake-ups of each while a command by exec and one by qrexec wait
 
     def ratios(self, way: str, other: str) -> Ratios:
         """Compare round by round, for what disturbs a machine lasts longer than a round."""
@@ -143,7 +143,7 @@ def run_commands(plan: Plan, directory: Path) -> CommandsResult:
             "qrexec": qrexec.begin,
             "ssh": lambda script: _piped([*ssh_argv, script]),
         }
-        waiting = _rest(ways, [agent.pid, daemon.pid], plan.rest_seconds)
+        waiting = _rest(ways, {"daemon": daemon.pid, "user's agent": agent.pid}, plan.rest_seconds)
         turns = _turns(ways, pieces, plan)
     return CommandsResult(
         ways={name: _way(each, pieces * PIECE / 1e6) for name, each in turns.items()},
@@ -156,7 +156,7 @@ def run_commands(plan: Plan, directory: Path) -> CommandsResult:
 def _turns(ways: Mapping[str, Begin], pieces: int, plan: Plan) -> dict[str, list[Turn]]:
     """Return each way's rounds, the first of which, when nothing was warm, is left out."""
     found: dict[str, list[Turn]] = {name: [] for name in ways}
-    for _ in range(1 + plan.rounds):
+    for _ in range(1 + plan.call_rounds):
         stdin = {name: _stdin(begin, pieces) for name, begin in ways.items()}
         stdout = {name: _stdout(begin, pieces) for name, begin in ways.items()}
         starts: dict[str, list[float]] = {name: [] for name in ways}
@@ -216,17 +216,17 @@ def _start(begin: Begin) -> float:
     return lasted
 
 
-def _rest(ways: Mapping[str, Begin], pids: Sequence[int], seconds: float) -> int:
-    """Return the wake-ups of all that takes part in commands which wait for input."""
+def _rest(ways: Mapping[str, Begin], pids: Mapping[str, int], seconds: float) -> dict[str, int]:
+    """Return the wake-ups of PIDS and of all else that has a part in commands that wait."""
     with ways["exec"](WAIT) as one, ways["qrexec"](WAIT) as other:
         for command in (one, other):
             command.wait_begun()
-        members = {pid for parent in (*pids, os.getpid()) for pid in family(parent)}
-        woken = sum(idle(sorted(members - {os.getpid()}), seconds))
+        everybody = set(family(os.getpid())) - {os.getpid(), *pids.values()}
+        woken = idle([*pids.values(), *everybody], seconds)
         for command in (one, other):
             command.end()
             command.finish()
-    return woken
+    return {**dict(zip(pids, woken, strict=False)), "commands": sum(woken[len(pids) :])}
 
 
 class _Piped:

@@ -221,7 +221,9 @@ def _commands(found: CommandsResult | None) -> Iterator[Goal]:
         ours, theirs = (found.ways[it].start_ms for it in (way, "ssh"))
         yield Goal(name, "ms", ours, theirs, ratio, limit, ratio <= BESIDE_SSH)
     seconds = f"{found.rest_seconds:g} s" if found else "60 s"
-    yield _at_most(f"static {seconds}, two commands", "wake-ups", found.idle if found else None, 0)
+    for who in ("commands", "user's agent", "daemon"):
+        value = found.idle[who] if found else None
+        yield _at_most(f"two commands wait {seconds}, {who}", "wake-ups", value, 0)
 
 
 def _median(values: list[float] | None) -> float | None:

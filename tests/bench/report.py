@@ -188,7 +188,8 @@ def _commands(found: Results) -> Iterator[RenderableType]:
         ["by", "stdin", "to pipe", "to ssh", "stdout", "to pipe", "to ssh", "start", "to ssh"],
         rows,
     )
-    yield f"two commands that wait, {one.rest_seconds:g} s: {one.idle} wake-ups of all processes"
+    woken = ", ".join(f"{who} {count}" for who, count in one.idle.items())
+    yield f"two commands that wait, {one.rest_seconds:g} s, wake-ups: {woken}"
 
 
 def _daemon(found: Results) -> Iterator[str]:
