@@ -14,7 +14,11 @@ from sessiond import config
 from sessiond.helper import listener
 from sessiond.helper.connection import Limits
 from sessiond.transport import listening
+from sessiond.transport.objects import MOST_CALLS
+from sessiond.users import connection as users_connection
 from sessiond.users import listener as users_listener
+from sessiond.users.qrexec_callers import MAX_CALLERS
+from sessiond.users.qrexec_commands import MAX_BEGINNING
 
 ROOT: Final = Path(__file__).parents[2]
 SYSTEMD: Final = ROOT / "systemd"
@@ -116,6 +120,14 @@ def test_a_rule_is_for_each_port_that_the_daemon_opens(key: str) -> None:
 def test_the_store_has_room_for_all_that_is_kept() -> None:
     """The port, three memos, and each connection."""
     assert int(values(SERVICE, "FileDescriptorStoreMax")[0]) >= 4 + Limits().connections
+
+
+def test_there_are_descriptors_for_all_that_others_can_have_wait() -> None:
+    """Each call on the bus may have three; systemd's own limit is 1024."""
+    agents = users_connection.Limits().connections
+    most = 3 * MOST_CALLS + 2 * agents + 2 * MAX_BEGINNING + MAX_CALLERS + Limits().connections
+    [limit] = values(SERVICE, "LimitNOFILE")
+    assert int(limit) >= most + 1024
 
 
 def test_the_preset_and_the_readme_name_every_file() -> None:
