@@ -71,6 +71,8 @@ class LocalRuns:
                 raise RefusedError(question.user)
             case Verdict.ASK:
                 await ask()
+                if self._policy().decide(question) is Verdict.DENY:  # by now
+                    raise RefusedError(question.user)
             case Verdict.ALLOW:
                 pass
 

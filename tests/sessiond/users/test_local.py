@@ -207,6 +207,18 @@ async def test_what_is_gone_when_polkit_has_answered(tmp_path: Path) -> None:
 
 
 @in_loop
+async def test_rule_that_comes_while_polkit_is_asked(tmp_path: Path) -> None:
+    async with world(tmp_path) as it, await it.agent():
+
+        async def ask() -> None:
+            it.side.follow(NOTHING)
+
+        with pytest.raises(RequestError) as error:
+            await it.side.run(Order(uid=OTHER, user=ME, argv=("true",)), Passed([]), ask)
+        assert error.value.name == DENIED
+
+
+@in_loop
 async def test_host_runs_what_the_policy_lets_it(tmp_path: Path) -> None:
     async with world(tmp_path) as it, await it.agent() as agent, await it.host() as host:
         exec_me = {"username": ME, "execute": "guest-exec", "arguments": {"path": "id"}}
