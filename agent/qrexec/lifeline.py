@@ -5,6 +5,8 @@ says that the process is gone. When the other end is shut, the process is to end
 """
 
 import contextlib
+import os
+import signal
 import socket
 from dataclasses import dataclass
 from typing import Final
@@ -43,6 +45,17 @@ def say(line: socket.socket, word: Word) -> None:
     text = _BEGUN % word.pid if isinstance(word, Begun) else _CLOSED % word.code
     with contextlib.suppress(OSError):
         line.send(text)
+
+
+def cut(line: socket.socket, pid: int) -> None:
+    """Have the process end, which has this id as far as it has begun; what it said is still heard.
+
+    One that is stopped, as its own command may have done, is made to go on for that.
+    """
+    with contextlib.suppress(OSError):  # it has gone, which is told next
+        line.shutdown(socket.SHUT_WR)
+        if pid:
+            os.kill(pid, signal.SIGCONT)
 
 
 def hear(line: socket.socket) -> Word | None:

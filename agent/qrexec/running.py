@@ -28,6 +28,7 @@ class Running:
         self._on_end = on_end
         # Each by its life line, with the place while there is somebody to be told.
         self._lines: dict[socket.socket, Place | None] = {}
+        self._pids: dict[socket.socket, int] = {}  # of those that have begun
 
     def start(self, request: Exec | JustExec) -> None:
         """Start a command; if that cannot be now, it has ended. Raises as ``attend`` does."""
@@ -68,6 +69,7 @@ class Running:
         for line in [line for line in self._lines if line.fileno() in ready]:
             word = lifeline.hear(line)
             if isinstance(word, Begun):
+                self._pids[line] = word.pid
                 continue
             place = self._lines[line]
             self._lines[line] = None
@@ -75,6 +77,7 @@ class Running:
                 self._on_end(place)
             if word is None:
                 del self._lines[line]
+                self._pids.pop(line, None)
                 line.close()
 
     def forget_places(self) -> None:
@@ -84,7 +87,7 @@ class Running:
     def end(self) -> None:
         """End them all, and wait for that."""
         for line in self._lines:
-            line.shutdown(socket.SHUT_WR)
+            lifeline.cut(line, self._pids.get(line, 0))
         deadline = Deadline(_PATIENCE)
         self.forget_places()
         while self._lines and deadline.left:

@@ -7,9 +7,6 @@ end of its life line.
 import asyncio
 import base64
 import binascii
-import contextlib
-import os
-import signal
 import socket
 from collections.abc import Mapping
 from typing import Any, Final
@@ -96,10 +93,7 @@ class Served(Running):
 
     def hang_up(self) -> None:
         """Have its process end everything, within GRACE."""
-        with contextlib.suppress(OSError):  # it has gone, which is told next
-            self._line.shutdown(socket.SHUT_WR)
-            if self.pid:
-                os.kill(self.pid, signal.SIGCONT)  # its command may have stopped it
+        lifeline.cut(self._line, self.pid)
 
     def close(self) -> None:
         """Let it go: its process ends of that, too."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +13,8 @@ from tests.agent.user.daemon import Daemon, environment, start
 from tests.commands.ordering import Orders, holdings, null, wait_count, wait_process
 from tests.commands.test_runs import SHELLS, USER
 from tests.fixtures.processes import family
+from tests.fixtures.qrexec import Agent as QrexecAgent
+from tests.fixtures.qrexec import Host
 from tests.fixtures.witness import Witness
 
 if TYPE_CHECKING:
@@ -18,6 +22,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.fixtures.child import Child
+
+STOP = "kill -STOP $QREXEC_AGENT_PID; echo $QREXEC_AGENT_PID >&9; sleep 1000"
+
+
+@contextmanager
+def going_on_at_last(witness: Witness) -> Iterator[None]:
+    """Leave no process stopped that has told us its id."""
+    pid = int(witness.told)
+    try:
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
 
 @pytest.fixture
@@ -93,16 +110,33 @@ def test_nothing_is_kept_of_those_that_have_ended(
     assert holdings(agent.pid)[1] == 2
 
 
+@pytest.mark.parametrize("options", [(), ("--no-fork-server",)])
+def test_an_agent_ends_with_a_process_that_its_command_has_stopped(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    with (
+        Witness(tmp_path / "fifo") as witness,
+        QrexecAgent(tmp_path, *options) as agent,
+        Host(tmp_path) as host,
+    ):
+        host.connect()
+        host.start(f"{USER}:exec 9>{witness.path}; {STOP}")
+        host.attend(lambda: b"\n" in witness.told, also=witness)
+        with going_on_at_last(witness):
+            agent.signal(signal.SIGTERM)
+            witness.wait_end()
+        assert agent.wait_exit() == 0
+
+
 def test_a_process_that_its_command_has_stopped_is_told_to_end(
     daemon: Daemon, agent: Child, tmp_path: Path
 ) -> None:
-    with Witness(tmp_path / "fifo") as witness:
-        with daemon.accept() as connection:
-            _, peer = Orders(connection).serve(
-                f"{USER}:exec 9>{witness.path}; kill -STOP $QREXEC_AGENT_PID; echo >&9; sleep 1000"
-            )
-            with peer:
-                peer.greet()
-                witness.wait_told(b"\n")
-        witness.wait_end()
+    with Witness(tmp_path / "fifo") as witness, daemon.accept() as connection:
+        _, peer = Orders(connection).serve(f"{USER}:exec 9>{witness.path}; {STOP}")
+        with peer:
+            peer.greet()
+            witness.wait_told(b"\n")
+            with going_on_at_last(witness):
+                connection.sock.close()
+                witness.wait_end()
     assert agent.process.poll() is None
