@@ -141,9 +141,12 @@ class _Closer:
             if self._threads >= MOST_CLOSING:
                 return
             self._threads += 1
-        # A daemon thread, which the program's end does not wait for.
-        with contextlib.suppress(RuntimeError):  # there are none any more: the program ends
+        try:
+            # A daemon thread, which the program's end does not wait for.
             threading.Thread(target=self._run, name="closer", daemon=True).start()
+        except RuntimeError:  # the kernel has none for us: the next one closes these, too
+            with self._lock:
+                self._threads -= 1
 
     def _run(self) -> None:
         while fds := self._next():

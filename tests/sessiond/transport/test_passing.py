@@ -9,11 +9,12 @@ import gc
 import os
 import select
 import socket
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sessiond.transport.passing import Outgoing, Passed, close_aside
+from sessiond.transport.passing import MOST_CLOSING, Outgoing, Passed, close_aside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -221,3 +222,19 @@ def fill(sock: socket.socket) -> None:
     with contextlib.suppress(BlockingIOError):
         while True:
             sock.send(b"x" * 65536)
+
+
+def test_kernel_that_has_no_threads_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What could not be closed meanwhile is closed with the next."""
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    pipes = [Pipe() for _ in range(MOST_CLOSING + 1)]
+    with monkeypatch.context() as context:
+        context.setattr(threading.Thread, "start", refuse)
+        for each in pipes[1:]:
+            close_aside([each.write])
+    close_aside([pipes[0].write])
+    for each in pipes:
+        each.wait_closed()
