@@ -28,7 +28,9 @@ class StripsAlone(PillowCompressor):
     restarts = False
 
 
-COMPRESSORS: Final = [TurboCompressor, StripsAlone, *([PillowCompressor] if CAN_RESTART else [])]
+COMPRESSORS: Final[list[type[Compressor]]] = [
+    TurboCompressor, StripsAlone, *([PillowCompressor] if CAN_RESTART else []),
+]  # fmt: skip
 every = pytest.mark.parametrize("compressor", COMPRESSORS)
 
 Box = tuple[int, int, int, int]  # left, top, width, height; over the edge, it is cut
