@@ -138,7 +138,8 @@ def run_commands(plan: Plan, directory: Path) -> CommandsResult:
         ssh_argv = stack.enter_context(_sshd(directory / "ssh"))
         qrexec = _Qrexec(host, services, _me())
         ways: dict[str, Begin] = {
-            "pipe": lambda script: _piped(["sh", "-c", script]),
+            # In a session of its own, as the others have it: the scheduler shares time among these.
+            "pipe": lambda script: _piped(["setsid", "sh", "-c", script]),
             "exec": lambda script: _piped([*exec_argv, "sh", "-c", script]),
             "qrexec": qrexec.begin,
             "ssh": lambda script: _piped([*ssh_argv, script]),
