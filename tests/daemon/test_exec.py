@@ -60,6 +60,20 @@ def alice(stage: Stage) -> Iterator[UserAgent]:
         yield made
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """Return what a test leaves as it was: all is well there, whatever the commands do."""
+    with Stage(tmp_path_factory.mktemp("stage") / "no-port") as made:
+        made.daemon.wait_ready()
+        yield made
+
+
+@pytest.fixture(scope="module")
+def shared_alice(shared: Stage) -> Iterator[UserAgent]:
+    with connected(shared) as made:
+        yield made
+
+
 @contextlib.contextmanager
 def connected(stage: Stage, user: str = ALICE) -> Iterator[UserAgent]:
     mark = stage.daemon.now()
@@ -123,34 +137,34 @@ def is_there(pid: int) -> bool:
 # Bytes.
 
 
-@pytest.mark.usefixtures("alice")
-def test_bytes_both_ways(stage: Stage) -> None:
-    status, out, said = run(stage, "cat", data=EVERY_BYTE)
+@pytest.mark.usefixtures("shared_alice")
+def test_bytes_both_ways(shared: Stage) -> None:
+    status, out, said = run(shared, "cat", data=EVERY_BYTE)
     assert (status, said) == (0, "")
     assert hashlib.sha256(out).hexdigest() == DIGEST
 
 
-@pytest.mark.usefixtures("alice")
-def test_bytes_out_and_errors_apart(stage: Stage) -> None:
+@pytest.mark.usefixtures("shared_alice")
+def test_bytes_out_and_errors_apart(shared: Stage) -> None:
     script = f"head -c {10 * MIB} /dev/zero; echo wrong >&2"
-    status, out, said = shell(stage, script)
+    status, out, said = shell(shared, script)
     assert (status, len(out), out.strip(b"\0"), said) == (0, 10 * MIB, b"", "wrong\n")
 
 
-@pytest.mark.usefixtures("alice")
-def test_bytes_in(stage: Stage) -> None:
-    status, out, _ = run(stage, "sha256sum", data=EVERY_BYTE)
+@pytest.mark.usefixtures("shared_alice")
+def test_bytes_in(shared: Stage) -> None:
+    status, out, _ = run(shared, "sha256sum", data=EVERY_BYTE)
     assert (status, out.decode().split()[0]) == (0, DIGEST)
 
 
-def test_no_byte_passes_daemon_or_agent(stage: Stage, alice: UserAgent) -> None:
+def test_no_byte_passes_daemon_or_agent(shared: Stage, shared_alice: UserAgent) -> None:
     """Neither has the pipes open while the command has."""
-    process = begin(stage, "sh", "-c", "echo on; cat")
+    process = begin(shared, "sh", "-c", "echo on; cat")
     assert line_of(process) == "on"
     assert process.stdin
     assert process.stdout
     ours = {os.readlink(f"/proc/self/fd/{it.fileno()}") for it in (process.stdin, process.stdout)}
-    for pid in (stage.daemon.pid, alice.pid):
+    for pid in (shared.daemon.pid, shared_alice.pid):
         wait_until_closed(pid, ours)
     wait(process)
 
@@ -171,24 +185,24 @@ def open_files(pid: int) -> list[str]:
     return found
 
 
-@pytest.mark.usefixtures("alice")
+@pytest.mark.usefixtures("shared_alice")
 @pytest.mark.parametrize("fd", [0, 1, 2])
-def test_a_stream_that_the_program_itself_lacks(stage: Stage, fd: int) -> None:
-    command = shlex.join([sys.executable, "-m", "sessiond.ctl", f"--bus={stage.bus.address}"])
+def test_a_stream_that_the_program_itself_lacks(shared: Stage, fd: int) -> None:
+    command = shlex.join([sys.executable, "-m", "sessiond.ctl", f"--bus={shared.bus.address}"])
     script = f"{command} exec --user={ALICE} -- sh -c 'cat; exit 3' {fd}>&-"
     with subprocess.Popen(["sh", "-c", script], cwd=CODE, stdin=subprocess.DEVNULL) as process:
         assert process.wait(LIMIT) == 3
 
 
-@pytest.mark.usefixtures("alice")
-def test_stdin_that_is_closed(stage: Stage) -> None:
-    process = begin(stage, "cat", preexec_fn=lambda: os.close(0), stdin=None)
+@pytest.mark.usefixtures("shared_alice")
+def test_stdin_that_is_closed(shared: Stage) -> None:
+    process = begin(shared, "cat", preexec_fn=lambda: os.close(0), stdin=None)
     assert wait(process) == 0
 
 
-@pytest.mark.usefixtures("alice")
-def test_who_writes_to_a_stdin_that_the_command_has_closed(stage: Stage) -> None:
-    process = begin(stage, "sh", "-c", "exec <&-; echo closed; sleep 100")
+@pytest.mark.usefixtures("shared_alice")
+def test_who_writes_to_a_stdin_that_the_command_has_closed(shared: Stage) -> None:
+    process = begin(shared, "sh", "-c", "exec <&-; echo closed; sleep 100")
     assert line_of(process) == "closed"
     assert process.stdin
     with pytest.raises(BrokenPipeError):
@@ -200,18 +214,18 @@ def test_who_writes_to_a_stdin_that_the_command_has_closed(stage: Stage) -> None
     assert wait(process) == 128 + signal.SIGTERM
 
 
-@pytest.mark.usefixtures("alice")
-def test_the_end_of_its_output_does_not_wait_for_its_own(stage: Stage) -> None:
-    process = begin(stage, "sh", "-c", "exec >&-; sleep 100", stderr=subprocess.DEVNULL)
+@pytest.mark.usefixtures("shared_alice")
+def test_the_end_of_its_output_does_not_wait_for_its_own(shared: Stage) -> None:
+    process = begin(shared, "sh", "-c", "exec >&-; sleep 100", stderr=subprocess.DEVNULL)
     assert process.stdout
     assert process.stdout.read() == b""
     process.terminate()
     assert wait(process) == 128 + signal.SIGTERM
 
 
-@pytest.mark.usefixtures("alice")
-def test_nobody_reads_its_output(stage: Stage) -> None:
-    process = begin(stage, "yes")
+@pytest.mark.usefixtures("shared_alice")
+def test_nobody_reads_its_output(shared: Stage) -> None:
+    process = begin(shared, "yes")
     assert line_of(process) == "y"
     assert process.stdout
     process.stdout.close()
@@ -223,26 +237,26 @@ def test_nobody_reads_its_output(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("code", [0, 1, 42, 125, 127, 255])
-@pytest.mark.usefixtures("alice")
-def test_exit_code(stage: Stage, code: int) -> None:
-    assert shell(stage, f"exit {code}") == (code, b"", "")
+@pytest.mark.usefixtures("shared_alice")
+def test_exit_code(shared: Stage, code: int) -> None:
+    assert shell(shared, f"exit {code}") == (code, b"", "")
 
 
-@pytest.mark.usefixtures("alice")
-def test_signal(stage: Stage) -> None:
-    assert shell(stage, "kill -SEGV $$") == (128 + signal.SIGSEGV, b"", "")
+@pytest.mark.usefixtures("shared_alice")
+def test_signal(shared: Stage) -> None:
+    assert shell(shared, "kill -SEGV $$") == (128 + signal.SIGSEGV, b"", "")
 
 
-@pytest.mark.usefixtures("alice")
-def test_what_does_not_exist(stage: Stage) -> None:
-    status, out, said = run(stage, "/nowhere/at-all")
+@pytest.mark.usefixtures("shared_alice")
+def test_what_does_not_exist(shared: Stage) -> None:
+    status, out, said = run(shared, "/nowhere/at-all")
     assert (status, out) == (127, b"")
     assert re.fullmatch(r"spice-sessionctl: .*/nowhere/at-all.*\n", said)
 
 
-@pytest.mark.usefixtures("alice")
-def test_what_is_no_program(stage: Stage) -> None:
-    status, out, said = run(stage, "/etc/passwd")
+@pytest.mark.usefixtures("shared_alice")
+def test_what_is_no_program(shared: Stage) -> None:
+    status, out, said = run(shared, "/etc/passwd")
     assert (status, out) == (126, b"")
     assert re.fullmatch(r"spice-sessionctl: .*/etc/passwd.*\n", said)
 
@@ -259,18 +273,18 @@ def test_no_daemon(stage: Stage) -> None:
     assert said.startswith("spice-sessionctl: spice-sessiond is not running; ")
 
 
-@pytest.mark.usefixtures("alice")
-def test_no_session_of_that_name(stage: Stage) -> None:
-    with ctl(stage, "exec", "--session=77", "true") as process:
+@pytest.mark.usefixtures("shared_alice")
+def test_no_session_of_that_name(shared: Stage) -> None:
+    with ctl(shared, "exec", "--session=77", "true") as process:
         _, said = process.communicate(timeout=LIMIT)
     assert process.returncode == 125
     assert b"no session '77'" in said
 
 
-@pytest.mark.usefixtures("alice")
-def test_a_grandchild_that_holds_the_output(stage: Stage) -> None:
+@pytest.mark.usefixtures("shared_alice")
+def test_a_grandchild_that_holds_the_output(shared: Stage) -> None:
     """It has ended, and so have we; who reads our output waits for the grandchild."""
-    process = begin(stage, "sh", "-c", "(read line; echo $line) <&3 & exit 5",
+    process = begin(shared, "sh", "-c", "(read line; echo $line) <&3 & exit 5",
                     stderr=subprocess.DEVNULL)  # fmt: skip
     assert process.wait(LIMIT) == 5
     wait(process)
@@ -280,10 +294,10 @@ def test_a_grandchild_that_holds_the_output(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP])
-@pytest.mark.usefixtures("alice")
-def test_signal_goes_on_to_the_command(stage: Stage, number: signal.Signals) -> None:
+@pytest.mark.usefixtures("shared_alice")
+def test_signal_goes_on_to_the_command(shared: Stage, number: signal.Signals) -> None:
     name = number.name.removeprefix("SIG")
-    process = begin(stage, "sh", "-c", f"trap 'echo {name}; exit 7' {name}; echo on; while :; do "
+    process = begin(shared, "sh", "-c", f"trap 'echo {name}; exit 7' {name}; echo on; while :; do "
                     "sleep 0.05; done")  # fmt: skip
     assert line_of(process) == "on"
     process.send_signal(number)
@@ -291,21 +305,21 @@ def test_signal_goes_on_to_the_command(stage: Stage, number: signal.Signals) -> 
     assert wait(process) == 7
 
 
-@pytest.mark.usefixtures("alice")
-def test_signal_that_ends_the_command(stage: Stage) -> None:
-    process = begin(stage, "sh", "-c", "echo on; exec sleep 100")
+@pytest.mark.usefixtures("shared_alice")
+def test_signal_that_ends_the_command(shared: Stage) -> None:
+    process = begin(shared, "sh", "-c", "echo on; exec sleep 100")
     assert line_of(process) == "on"
     process.send_signal(signal.SIGINT)
     assert wait(process) == 128 + signal.SIGINT
 
 
-@pytest.mark.usefixtures("alice")
-def test_interrupt_from_a_terminal(stage: Stage) -> None:
+@pytest.mark.usefixtures("shared_alice")
+def test_interrupt_from_a_terminal(shared: Stage) -> None:
     """^C at a terminal, which is also the command's: a shell would see 130."""
     ours, theirs = pty.openpty()
     tty.setcbreak(theirs)  # no echo; but signals as ever
     how = {"stdin": theirs, "stdout": theirs, "stderr": theirs, "start_new_session": True}
-    process = begin(stage, "sh", "-c", "echo on; exec sleep 100",
+    process = begin(shared, "sh", "-c", "echo on; exec sleep 100",
                     preexec_fn=claim_terminal, **how)  # fmt: skip
     os.close(theirs)
     assert os.read(ours, 100).strip() == b"on"
@@ -321,9 +335,9 @@ def claim_terminal() -> None:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
-@pytest.mark.usefixtures("alice")
-def test_what_ignores_it_goes_on(stage: Stage) -> None:
-    process = begin(stage, "sh", "-c", "trap '' INT; echo on; read line; echo $line; exit 3")
+@pytest.mark.usefixtures("shared_alice")
+def test_what_ignores_it_goes_on(shared: Stage) -> None:
+    process = begin(shared, "sh", "-c", "trap '' INT; echo on; read line; echo $line; exit 3")
     assert line_of(process) == "on"
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(b"done\n", timeout=LIMIT)
