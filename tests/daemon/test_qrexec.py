@@ -417,7 +417,10 @@ SAID: Final = (
 def end_of(client: subprocess.Popen[bytes]) -> tuple[int, bytes, bytes]:
     """Return exit status and output of a client, which has nothing more to say."""
     with client:
-        stdout, stderr = client.communicate(timeout=20)
+        try:
+            stdout, stderr = client.communicate(timeout=20)
+        finally:
+            client.kill()
     return client.returncode, stdout, stderr
 
 

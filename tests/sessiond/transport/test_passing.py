@@ -214,6 +214,7 @@ def test_one_that_is_slow_to_close_keeps_no_other_waiting() -> None:
         close_aside([slow.detach()])
         close_aside([pipe.write])
         pipe.wait_closed()
+        assert "closer" in {it.name for it in threading.enumerate()}, "the slow one is on its way"
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, array.array("i", [1, 0]))
         peer.close()  # which resets the connection
 

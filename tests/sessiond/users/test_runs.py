@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from sessiond.errors import CommandError, NoAgentError, StartError
-from sessiond.model import Ending
+from sessiond.model import Ending, UserAgent
 from sessiond.transport.passing import Passed
 from sessiond.users import runs as module
 from sessiond.users.audit import Audit
@@ -171,6 +171,17 @@ async def test_ends_of_nothing_that_runs(number: object) -> None:
         agent = await it.agent()
         run = await it.start(agent)
         await agent.say(rpc.Notice(EXITED, {"id": number, "code": 1, "signal": 0}))
+        await agent.say(rpc.Notice(EXITED, {"id": run.id, "code": 2, "signal": 0}))
+        assert await run.ended == Ending(2)
+
+
+@in_loop
+async def test_agent_of_another_user_ends_nothing() -> None:
+    with bench() as it:
+        agent = await it.agent()
+        run = await it.start(agent)
+        it.runs.on_exited(UserAgent(4711, "mallory", 7, 0.0), {"id": run.id, "signal": 9})
+        assert not run.ended.done()
         await agent.say(rpc.Notice(EXITED, {"id": run.id, "code": 2, "signal": 0}))
         assert await run.ended == Ending(2)
 
