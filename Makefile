@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 GUEST ?= trixie
 # At the same time: these tests wait most of their time, for a picture or its absence.
-E2E ?= 2
+E2E ?= 3
 UNIT ?= 2
 
 .DEFAULT_GOAL := help
