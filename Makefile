@@ -12,8 +12,8 @@ E2E ?= 3
 UNIT ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit e2e fuzz bench bench-check deb test-debian test-deb test-system \
-    test-vm docs constraints clean
+.PHONY: help setup demo test lint unit e2e test-commands fuzz bench bench-check deb test-debian \
+    test-deb test-system test-vm docs constraints clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -42,7 +42,10 @@ unit: setup ## the parts, on a real X server
 	$(PYTEST) -q -n $(UNIT) --dist loadfile tests/sessiond tests/agent tests/bench
 
 e2e: setup ## agent and daemon between real X servers and a real SPICE host and client
-	$(PYTEST) -q -n $(E2E) --dist loadfile tests/host tests/stream tests/daemon tests/commands
+	$(PYTEST) -q -n $(E2E) --dist loadfile tests/host tests/stream tests/daemon
+
+test-commands: setup ## whole agents of commands: hundreds at once, peers that vanish at any byte
+	$(PYTEST) -q -n $(E2E) --dist loadfile tests/commands
 
 fuzz: setup ## any bytes at all for the decoders of what strangers send (FUZZ="qga --runs 100000")
 	$(BIN)/python -m tests.fuzz $(FUZZ)
