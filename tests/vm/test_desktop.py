@@ -109,7 +109,8 @@ def test_after_the_login_the_users_desktop(desktop: Desktop) -> None:
 
 def test_the_desktop_has_started_the_users_agent(desktop: Desktop) -> None:
     desktop.wait_until(lambda: "alice" in desktop.agents())
-    started = ["pgrep", "--uid", "alice", "--full", "spice-session-agent user"]
+    # Its fork server and who keeps that are forks of it, of the same words.
+    started = ["pgrep", "--oldest", "--uid", "alice", "--full", "spice-session-agent user"]
     assert int(desktop.guest.run(started).stdout) == desktop.agents()["alice"]
 
 
