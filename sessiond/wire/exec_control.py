@@ -130,7 +130,8 @@ class CallReader:
         body = self._reader.take_body(untrusted_size)
         if body is None:
             return None
+        call = parse_trigger(kind, body)  # first: what is wrong with it is said however it is cut
         self._is_called = True
         if not self._reader.is_between_messages:
             raise ProtocolError("bytes after a call")
-        return parse_trigger(kind, body)
+        return call

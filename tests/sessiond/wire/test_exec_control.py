@@ -163,3 +163,11 @@ def test_any_bytes_from_inside_are_a_call_or_refused(
         assert list(control(ControlRole.DAEMON).receive(control(ControlRole.AGENT).send(call))) == [
             call
         ]
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_what_is_wrong_with_a_call_is_said_however_it_is_cut(cut: bool) -> None:
+    """Not that there is more, which is only seen when it comes along."""
+    wrong = pack_header(Type.TRIGGER_SERVICE4, 200) + b"+" * 200
+    with pytest.raises(ProtocolError, match="a name that fills its 64 bytes"):
+        CallReader().receive(wrong if cut else wrong + b"x")
