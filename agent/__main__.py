@@ -29,6 +29,8 @@ _COMMANDS: Final = {
     "call": ("agent.user.call", "call"),
     "qrexec": ("agent.qrexec.main", "qrexec"),
     "qrexec-client": ("agent.qrexec.client_main", "qrexec_client"),
+    "terminal": ("agent.terminal.main", "terminal"),
+    "pty": ("agent.terminal.pty", "pty"),
 }
 
 

@@ -8,6 +8,9 @@ from agent.capture import NAMES
 from agent.encode.base import Encoder, IntOption
 from sessiond import __version__
 from sessiond.errors import UsageError
+from sessiond.model import TerminalSize
+from sessiond.transport.handover_options import add_terminal_options
+from sessiond.transport.terminal import MOST
 
 STREAM_PORT: Final = "/dev/virtio-ports/org.spice-space.stream.0"
 SOCKET: Final = "/run/spice-sessiond/agent.sock"
@@ -42,6 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_call(commands)
     _add_qrexec(commands)
     _add_qrexec_client(commands)
+    _add_terminal(commands)
+    _add_pty(commands)
     return parser
 
 
@@ -185,6 +190,37 @@ def _add_qrexec_client(commands: "argparse._SubParsersAction[_Parser]") -> None:
     client.add_argument(
         "program", nargs=argparse.REMAINDER, metavar="PROGRAM", help="its path, and its arguments"
     )
+
+
+def _add_terminal(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    text = "hand a terminal over to a program elsewhere"
+    terminal = commands.add_parser("terminal", help=text, description=text, allow_abbrev=False)
+    terminal.set_defaults(debug=False)
+    add_terminal_options(terminal)
+
+
+def _add_pty(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    pty = commands.add_parser(
+        "pty",
+        help="run a command on a terminal of its own",
+        description="Give COMMAND a terminal of its own, and relay it with our stdin and stdout.",
+        allow_abbrev=False,
+    )
+    pty.set_defaults(debug=False)
+    pty.add_argument(
+        "--size", type=_size, metavar="COLUMNSxROWS",
+        help="the terminal's at the beginning (default: that of ours, or 80x24)",
+    )  # fmt: skip
+    pty.add_argument("program", metavar="COMMAND", help="what to run")
+    pty.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="its arguments")
+
+
+def _size(text: str) -> TerminalSize:
+    columns, x, rows = text.partition("x")
+    numbers = [int(it) for it in (columns, rows) if it.isascii() and it.isdecimal() and len(it) < 6]
+    if not x or len(numbers) != 2 or not all(1 <= number <= MOST for number in numbers):
+        raise argparse.ArgumentTypeError(f"{text!r} is not two numbers from 1 to {MOST} with an x")
+    return TerminalSize(*numbers)
 
 
 def _add_agent_socket(parser: "_Parser") -> None:

@@ -225,12 +225,22 @@ class Ending:
     signal: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class TerminalSize:
+    """The size of a terminal's window, in characters: 1 to 65535 each way."""
+
+    columns: int
+    rows: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
     """What a local caller wants run. What is not named is "".
 
     ``user`` is whose command it is to be, by default the caller's, or that of the ``session``.
     ``argv`` is the command, or what goes to the ``service``. ``env`` is added to the environment.
+    ``terminal`` is the size of the one that is to be made for it, None for none. Only with one,
+    and without ``argv`` and ``service``, ``is_login_shell``: the user's own, as a login shell.
     """
 
     uid: int  # of the caller
@@ -240,6 +250,8 @@ class Order:
     argv: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     cwd: str = ""
+    terminal: TerminalSize | None = None
+    is_login_shell: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from agent.user.displays import Displays
 from agent.user.program import STREAMS
 from agent.user.runs import Runs
 from agent.user.served import CHANNEL
+from agent.user.terminals import Terminals
 from sessiond import __version__
 from sessiond.errors import CommandError
 from sessiond.transport.passing import Passed
@@ -29,6 +30,8 @@ _RUN: Final = {
     "session": Argument(Kind.OBJECT),
     "env": Argument(Kind.OBJECT),
     "cwd": Argument(Kind.STR),
+    "terminal": Argument(Kind.OBJECT, is_optional=True),
+    "login-shell": Argument(Kind.BOOL, is_optional=True),
 }
 _SERVE: Final = {
     "id": Argument(Kind.INT),
@@ -37,7 +40,9 @@ _SERVE: Final = {
     "command-line": Argument(Kind.STR),
     "detached": Argument(Kind.BOOL),
 }
+_TERMINAL: Final = {"path": Argument(Kind.STR)}
 _SIGNAL: Final = {"id": Argument(Kind.INT), "signal": Argument(Kind.INT)}
+_RESIZE: Final = {name: Argument(Kind.INT) for name in ("id", "columns", "rows")}
 
 Arguments = Mapping[str, Any]
 
@@ -60,7 +65,9 @@ class _Passing:
 class Answers:
     """Does the commands, with the parts that know how to."""
 
-    def __init__(self, displays: Displays, commands: Commands, runs: Runs) -> None:
+    def __init__(
+        self, displays: Displays, commands: Commands, runs: Runs, terminals: Terminals
+    ) -> None:
         self._displays = displays
         self._commands = commands
         self._table: Final[Mapping[str, _Command]] = {
@@ -73,6 +80,10 @@ class Answers:
             "query-displays": _Command(lambda _: displays.query()),
             "connect-display": _Command(lambda a: self._connect(a["display"]), _DISPLAY),
             "query-screens": _Command(lambda a: displays.screens(a["display"]), _DISPLAY),
+            "virtagent-watch-terminal": _Command(lambda a: terminals.watch(a["path"]), _TERMINAL),
+            "virtagent-unwatch-terminal": _Command(
+                lambda a: terminals.unwatch(a["path"]), _TERMINAL
+            ),
         }
 
         # For the daemon itself, which lets nobody else ask for them.
@@ -80,7 +91,10 @@ class Answers:
             "run-command": _Passing(runs.run, _RUN, STREAMS),
             "serve-command": _Passing(runs.serve, _SERVE, CHANNEL),
         }
-        self._signal = _Command(runs.signal, _SIGNAL)
+        self._of_daemon: Final[Mapping[str, _Command]] = {
+            "signal-command": _Command(runs.signal, _SIGNAL),
+            "resize-command": _Command(runs.resize, _RESIZE),
+        }
 
     def answer(
         self, name: str, untrusted_arguments: Mapping[str, Any], passed: Passed
@@ -92,7 +106,7 @@ class Answers:
         if name in self._passing:
             return self._pass(self._passing[name], untrusted_arguments, passed)
         passed.close()
-        command = self._signal if name == "signal-command" else self._table.get(name)
+        command = self._of_daemon.get(name) or self._table.get(name)
         if command is None:
             raise CommandError(f"The command {name} has not been found", "CommandNotFound")
         return command.run(check(untrusted_arguments, command.arguments))

@@ -24,10 +24,12 @@ from agent.user.link import Link, NoSocketError, connect
 from agent.user.local import LocalServer
 from agent.user.logout import LogoutWatch
 from agent.user.runs import Runs
+from agent.user.terminals import Terminals
 from sessiond.errors import CommandError, SessiondError
 from sessiond.transport.backoff import LONGEST, Backoff
 from sessiond.transport.edge import EdgePoller
 from sessiond.transport.names import NameWatch
+from sessiond.transport.resizes import listener_command
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +85,8 @@ class UserApp:
             commands = Commands()
             environ = {os.fsencode(k): os.fsencode(v) for k, v in it.environ.items()}
             self._runs = Runs(environ, it.starter, self._tell)
-            self._answers = Answers(displays, commands, self._runs)
+            terminals = Terminals(listener_command, self._begin, self._tell)
+            self._answers = Answers(displays, commands, self._runs, terminals)
             async with asyncio.TaskGroup() as self._tasks:
                 self._spawn(self._serve())
                 try:
@@ -139,11 +142,15 @@ class UserApp:
             async with asyncio.timeout(seconds):
                 await self._news.wait()
 
-    def _spawn(self, job: Awaitable[None]) -> None:
+    def _spawn(self, job: Awaitable[None]) -> object:
         assert isinstance(job, Coroutine)  # noqa: S101
+        return self._begin(job)
+
+    def _begin(self, job: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._tasks.create_task(job)
         self._jobs.add(task)
         task.add_done_callback(self._jobs.discard)
+        return task
 
     def _ask(self, command: str, arguments: Mapping[str, Any]) -> "asyncio.Future[object]":
         if self._link is None:

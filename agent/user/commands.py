@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import IO, Any, Final
 
-from agent.user.popen import popen
+from agent.terminal.popen import popen
 from sessiond.errors import CommandError
 from sessiond.transport.aside import run_aside
 from sessiond.transport.fds import OwnedFd

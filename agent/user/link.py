@@ -22,7 +22,7 @@ MAX_CALLS: Final = 64  # of the daemon's, that are being answered; it asks no mo
 MAX_ASKED: Final = 1 << 20  # bytes of a call of ours; more the daemon takes only as an answer
 
 Answer = Callable[[str, Mapping[str, Any], Passed], object]
-Spawn = Callable[[Awaitable[None]], None]
+Spawn = Callable[[Awaitable[None]], object]
 
 
 class NoSocketError(SessiondError):

@@ -6,6 +6,8 @@ import signal
 from collections.abc import Callable
 from typing import Final
 
+from sessiond.model import TerminalSize
+
 ENDING: Final = frozenset({
     signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGKILL,
 })  # fmt: skip
@@ -33,6 +35,10 @@ class Running(abc.ABC):
     @abc.abstractmethod
     def signal(self, number: int) -> None:
         """Send it a signal. Raises CommandError where that is not ours to do."""
+
+    @abc.abstractmethod
+    def resize(self, size: TerminalSize) -> None:
+        """Set the size of its terminal. Raises CommandError where it has none."""
 
     @abc.abstractmethod
     def hang_up(self) -> None:

@@ -1,4 +1,6 @@
-"""What the daemon lets this agent run: ``run-command``, ``serve-command`` and ``signal-command``.
+"""What the daemon lets this agent run: ``run-command`` and ``serve-command``.
+
+``signal-command`` and ``resize-command`` are for what runs.
 
 Each is known by the id that the daemon has given it, and belongs to the connection that it was
 asked for on: when that is lost, all of them end, for who wanted them is out of reach.
@@ -76,17 +78,24 @@ class Runs:
     def signal(self, arguments: Mapping[str, Any]) -> dict[str, object]:
         """Do ``signal-command``. Raises CommandError."""
         number, what = arguments["id"], arguments["signal"]
-        if number not in self._known:
-            raise CommandError("there is no such command")
+        running = self._find(number)
         if what not in _SIGNALS:
             raise CommandError("there is no such signal")
-        running = self._known[number]
         if isinstance(running, Running):
             running.signal(what)
         elif what in ENDING:
             del self._known[number]
         else:
             raise CommandError("it is not started yet")
+        return {}
+
+    def resize(self, arguments: Mapping[str, Any]) -> dict[str, object]:
+        """Do ``resize-command``. Raises CommandError."""
+        running = self._find(arguments["id"])
+        size = program.read_size(arguments)
+        if not isinstance(running, Running):
+            raise CommandError("it is not started yet")
+        running.resize(size)
         return {}
 
     def hang_up(self) -> None:
@@ -106,6 +115,11 @@ class Runs:
             await asyncio.wait(ends, timeout=GRACE + _LAST_WORD)
         for running in [*self._running]:  # of another user now, or on a dead mount
             running.close()
+
+    def _find(self, number: int) -> Running | _Wanted:
+        if number not in self._known:
+            raise CommandError("there is no such command")
+        return self._known[number]
 
     async def _begin(
         self, number: int, start: Callable[[], Awaitable[Running]]

@@ -17,6 +17,7 @@ from agent.qrexec.process import Job
 from agent.qrexec.starter import Starter
 from agent.user.running import ENDING, OnExit, Running
 from sessiond.errors import ChannelError, CommandError, StartError
+from sessiond.model import TerminalSize
 from sessiond.transport.passing import Passed
 from sessiond.wire.exec import MAX_COMMAND, UNKNOWN_EXIT, Exec, JustExec, Place
 from sessiond.wire.exec_command import PROBLEM
@@ -90,6 +91,10 @@ class Served(Running):
         if number not in ENDING:
             raise CommandError(f"signal {number} is for programs of this domain")
         self.hang_up()
+
+    def resize(self, size: TerminalSize) -> None:  # noqa: ARG002 (there is no terminal to set)
+        """Raise CommandError: another domain's command has no terminal of ours."""
+        raise CommandError("it has no terminal")
 
     def hang_up(self) -> None:
         """Have its process end everything, within GRACE."""

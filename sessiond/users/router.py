@@ -19,10 +19,17 @@ WITH_AGENT: Final = frozenset(
 )
 """Done by us with what the user's agent says: it alone does not know the sessions."""
 
-OF_AGENTS: Final = ("guest-exec", "guest-exec-status")
+OF_AGENTS: Final = (
+    "guest-exec",
+    "guest-exec-status",
+    "virtagent-unwatch-terminal",
+    "virtagent-watch-terminal",
+)
 """Done by agents alone, as their user."""
 
-OF_DAEMON: Final = frozenset({"run-command", "serve-command", "signal-command"})
+OF_DAEMON: Final = frozenset({
+    "run-command", "serve-command", "signal-command", "resize-command",
+})  # fmt: skip
 """What we ask of agents for others, and nobody else may: they belong to who has asked us."""
 
 

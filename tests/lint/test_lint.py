@@ -141,6 +141,7 @@ def _options(parser: argparse.ArgumentParser) -> set[str]:
     found: set[str] = set()
     for action in parser._actions:
         found |= set(action.option_strings)
-        for command in (action.choices or {}) if action.dest == "command" else ():
-            found |= _options(dict(action.choices or {})[command])
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                found |= _options(command)
     return found

@@ -37,7 +37,7 @@ MAX_MEMORY = 24 << 10  # KiB, of all its processes
 QUIET = 1.0  # seconds
 COMMANDS = {
     "guest-ping", "guest-info", "guest-exec", "guest-exec-status", "query-displays",
-    "connect-display", "query-screens",
+    "connect-display", "query-screens", "virtagent-watch-terminal", "virtagent-unwatch-terminal",
 }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sessiond.errors import CommandError, NoAgentError
-from sessiond.users.router import Forward, Local, route
+from sessiond.users.router import OF_AGENTS, Forward, Local, route
 from sessiond.wire.qga import Request
 
 CONNECTED = ("alice", "bob")
@@ -101,6 +101,12 @@ CASES: list[tuple[str, dict[str, Any], str | None, Local | Forward | tuple[str, 
         None,
         (NOT_FOUND, "Command guest-exec-status has been disabled"),
     ),
+    (
+        "virtagent-watch-terminal",
+        {"path": "/dev/pts/1"},
+        None,
+        (NOT_FOUND, "Command virtagent-watch-terminal has been disabled"),
+    ),
 ]
 
 
@@ -122,7 +128,7 @@ def test_table(
         assert route(request, CONNECTED) == expected
 
 
-@pytest.mark.parametrize("command", ["guest-exec", "guest-exec-status"])
+@pytest.mark.parametrize("command", OF_AGENTS)
 def test_root_is_asked_where_its_agent_is_allowed_and_there(command: str) -> None:
     found = route(Request(command, {"a": 1}), ("root",), "root")
     assert found == Forward("root", command, {"a": 1})

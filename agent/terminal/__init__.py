@@ -1,0 +1,1 @@
+"""Programs on terminals that are somewhere else: handed over, made, watched."""
