@@ -44,8 +44,8 @@ unit: setup ## the parts, on a real X server
 e2e: setup ## agent and daemon between real X servers and a real SPICE host and client
 	$(PYTEST) -q -n $(E2E) --dist loadfile tests/host tests/stream tests/daemon
 
-test-commands: setup ## whole agents of commands: hundreds at once, peers that vanish at any byte
-	$(PYTEST) -q -n $(E2E) --dist loadfile tests/commands
+test-commands: setup ## whole agents of commands: hundreds at once, peers that vanish; terminals
+	$(PYTEST) -q -n $(E2E) --dist loadfile tests/commands tests/terminals
 
 fuzz: setup ## any bytes at all for the decoders of what strangers send (FUZZ="qga --runs 100000")
 	$(BIN)/python -m tests.fuzz $(FUZZ)

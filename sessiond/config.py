@@ -97,6 +97,10 @@ def _file(value: object) -> str:
     return text
 
 
+def _files(value: object) -> tuple[str, ...]:
+    return tuple(_file(text) for text in _texts(value))
+
+
 def _path_or_none(value: object) -> str:
     return "" if value == "" else _path(value)
 
@@ -243,6 +247,9 @@ KEYS: Final[Mapping[str, Key]] = {
         _channel,
         'the path of a character device, "unix:" and the path of a socket to listen on, or "off"',
         "where the host's commands come from",
+    ),
+    "terminals.watch": Key(
+        (), _files, "a list of absolute paths", "terminals of whose new sizes the host hears"
     ),
     "qrexec.domain": Key(
         -1,

@@ -37,16 +37,25 @@ from sessiond.errors import (
     StartError,
     UsageError,
 )
-from sessiond.model import Order, Screen, SeatFacts, Status, UserAgent, UserDisplay
+from sessiond.model import (
+    Order,
+    Screen,
+    SeatFacts,
+    Status,
+    TerminalSize,
+    UserAgent,
+    UserDisplay,
+)
 from sessiond.transport.edge import EdgePoller
 from sessiond.transport.fds import OwnedFd
 from sessiond.transport.objects import Spawn
 from sessiond.transport.passing import Passed
+from sessiond.transport.resizes import WindowSize, listener_command
 from sessiond.transport.vchan import Vchan
 from sessiond.users import policy
 from sessiond.users.audit import Audit
 from sessiond.users.commands import Commands, Seat
-from sessiond.users.connection import COMMAND_EXITED, Answer
+from sessiond.users.connection import COMMAND_EXITED, TERMINAL_RESIZED, Answer
 from sessiond.users.displays import Displays, merge
 from sessiond.users.host import HostChannel
 from sessiond.users.listener import take_listener
@@ -55,7 +64,9 @@ from sessiond.users.policy import Origin, Policy, Question, Verdict
 from sessiond.users.qrexec import NO_DOMAIN, Qrexec
 from sessiond.users.runs import Runs
 from sessiond.users.server import OnChange, UserAgents
+from sessiond.users.terminals import Terminals
 from sessiond.wire import rpc
+from sessiond.wire.arguments import Argument, Kind, check
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +81,12 @@ _ERRORS: Final = {
     NotConnectedError: NOT_CONNECTED,
 }
 _NOT_STARTED: Final = {126: NOT_EXECUTABLE, 127: NO_SUCH_COMMAND}  # by StartError's exit code
+
+_SIZE: Final = ("columns", "rows", "x-pixels", "y-pixels")
+_RESIZED: Final = {
+    "terminal": Argument(Kind.STR),
+    **{name: Argument(Kind.INT) for name in _SIZE},
+}
 
 _Owned = frozenset[tuple[str, str]]
 """A user's displays with the ids of their sessions."""
@@ -138,6 +155,8 @@ class UserSide:
             self._qrexec = Qrexec(
                 vchan, callers, self._runs, self._audit, decide=self._decide, spawn=spawn
             )
+        watched = config.texts("terminals.watch")
+        self._terminals = Terminals(watched, listener_command, poller, spawn, self._on_resize)
         self._owned: dict[int, _Owned] = {}  # by uid, of users with an agent
 
     def start(self) -> None:
@@ -149,6 +168,7 @@ class UserSide:
                 log.error("the host is not heard: %s", error)  # noqa: TRY400 (one line)
         if self._qrexec:
             self._qrexec.start()
+        self._terminals.start()
 
     def close(self) -> None:
         """Hang up on the host and on the agents."""
@@ -201,6 +221,11 @@ class UserSide:
         with _for_the_bus():
             await self._runs.signal(run.id, number)
 
+    async def resize(self, run: Run, size: TerminalSize) -> None:
+        """Set the size of the terminal of what runs."""
+        with _for_the_bus():
+            await self._runs.resize(run.id, size)
+
     def _may_run(self, user: str) -> bool:
         """Return whether the host may run commands as a user."""
         return self._decide(Question(Origin.HOST, user)) is Verdict.ALLOW
@@ -252,8 +277,22 @@ class UserSide:
             self._tell_displays(agent)
         elif notice.event == COMMAND_EXITED:
             self._runs.on_exited(agent, notice.data)
+        elif notice.event == TERMINAL_RESIZED:
+            self._on_agents_resize(agent, notice.data)
         else:
             log.debug("the agent of %s tells what nobody knows", agent.name)
+
+    def _on_resize(self, path: str, size: WindowSize, user: str | None = None) -> None:
+        self._tell(TERMINAL_RESIZED, {"terminal": path, **size.described()}, user)
+
+    def _on_agents_resize(self, agent: UserAgent, untrusted_data: Mapping[str, Any]) -> None:
+        try:
+            data = check(untrusted_data, _RESIZED)
+            size = WindowSize.of(*(data[name] for name in _SIZE))
+        except (CommandError, ValueError) as error:
+            log.debug("the agent of %s tells nonsense: %s", agent.name, error)
+            return
+        self._on_resize(data["terminal"], size, agent.name)
 
     def _owned_by(self, uid: int) -> _Owned:
         displays = merge(uid, self._seat.facts, self._seat.status.displays, ())

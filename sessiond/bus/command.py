@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from sessiond.bus.access import RUN_COMMAND, Access
 from sessiond.bus.control import Run, Users
+from sessiond.bus.order import read_size
 from sessiond.bus.paths import command_path
 from sessiond.errors import RequestError
 from sessiond.model import Ending
@@ -43,13 +44,20 @@ class CommandObject:
         """Send a signal: for who has it run, whose it is, and whom polkit lets."""
         if not 1 <= signal <= SIGRTMAX:
             raise RequestError(_INVALID, f"a signal is from 1 to {SIGRTMAX}, not {signal}")
-        if caller.name != self._caller:
-            await self._access.check(caller, RUN_COMMAND, owner=self._run.agent.uid)
+        await self._check(caller)
         await self._users.kill(self._run, signal)
 
-    def Resize(self, _caller: Caller, _columns: int, _rows: int) -> None:  # noqa: N802
-        """Refuse: there is nothing to resize."""
-        raise RequestError(_NOT_SUPPORTED, "it has no terminal")
+    async def Resize(self, caller: Caller, columns: int, rows: int) -> None:  # noqa: N802
+        """Set the size of its terminal: for those who may send it a signal."""
+        size = read_size(columns, rows)
+        if not self._run.has_terminal:
+            raise RequestError(_NOT_SUPPORTED, "it has no terminal")
+        await self._check(caller)
+        await self._users.resize(self._run, size)
+
+    async def _check(self, caller: Caller) -> None:
+        if caller.name != self._caller:
+            await self._access.check(caller, RUN_COMMAND, owner=self._run.agent.uid)
 
 
 class Commands:

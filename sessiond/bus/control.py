@@ -16,6 +16,7 @@ from sessiond.model import (
     Screen,
     SeatFacts,
     Status,
+    TerminalSize,
     UserAgent,
     UserDisplay,
 )
@@ -104,6 +105,10 @@ class Run(Protocol):
         """Its words, or the first of them."""
 
     @property
+    def has_terminal(self) -> bool:
+        """Whether it has one of its own, which was made for it."""
+
+    @property
     def pid(self) -> int:
         """Its process."""
 
@@ -149,3 +154,6 @@ class Users(Protocol):
 
     async def kill(self, run: Run, number: int) -> None:
         """Send a signal to what runs."""
+
+    async def resize(self, run: Run, size: TerminalSize) -> None:
+        """Set the size of the terminal of what runs."""

@@ -1,7 +1,8 @@
 """``exec``: a command in a user's session, with this program's own stdin, stdout and stderr.
 
 The daemon passes the three on, and so no byte of them comes through here. Signals that would end
-this program go on to the command, whose end is this program's.
+this program go on to the command, whose end is this program's. One with a terminal of its own is
+``interactive``'s.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import contextlib
 import os
 import signal
 from argparse import Namespace
+from collections.abc import Sequence
 from typing import Any, Final
 
 from sessiond.ctl.ask import password_agent
@@ -19,7 +21,7 @@ from sessiond.transport.bus_match import Match, Signal
 from sessiond.transport.bus_signals import Answer
 from sessiond.transport.dbus import Variant
 
-_STDIO: Final = (0, 1, 2)
+STDIO: Final = (0, 1, 2)
 _PASSED_ON: Final = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP)
 _DAEMON_GONE: Final = "spice-sessiond has ended, and the command with it"
 _AGENT_GONE: Final = "the user's agent has ended: how the command ends is not known"
@@ -28,7 +30,7 @@ _SOON: Final = 1.0  # seconds in which a command that has begun already is known
 
 def execute(options: Namespace) -> int:
     """Run it to its end; return the exit status. Raises SessiondError."""
-    for fd in _STDIO:
+    for fd in STDIO:
         _open_if_closed(fd)
     return asyncio.run(_execute(options))
 
@@ -36,11 +38,19 @@ def execute(options: Namespace) -> int:
 async def _execute(options: Namespace) -> int:
     with await Bus.connect(options.bus, takes_fds=True) as bus:
         client = await Client.find(bus, options.name, may_ask=not options.no_ask_password)
+        if options.pty:
+            from sessiond.ctl.interactive import Interactive  # noqa: PLC0415 (not for all)
+
+            with Interactive(bus, client) as execution:
+                return await execution.run(options)
         return await Execution(bus, client).run(options)
 
 
 class Execution:
     """One command, by callbacks in the order of arrival; ``run`` is called once."""
+
+    fds: Sequence[int] = STDIO
+    """What is passed as stdin, stdout and stderr."""
 
     def __init__(self, bus: Bus, client: Client) -> None:
         loop = asyncio.get_running_loop()
@@ -70,23 +80,27 @@ class Execution:
                 with password_agent(is_wanted=self._client.may_ask and is_others):
                     self._start(options)
                     await self._answered.wait()
-                await asyncio.wait([self._status])
+                await self._attend()
             finally:
                 watch.cancel()
         return self._status.result()  # outside of the group, which would wrap an error
+
+    def choices(self, options: Namespace) -> dict[str, Variant]:
+        """Return RunCommand's options."""
+        return {"env": Variant("a{ss}", dict(options.env)), "cwd": Variant("s", options.cwd)}
 
     def _start(self, options: Namespace) -> None:
         may_ask = self._client.may_ask
         body = [
             *(options.user, options.session, options.service, options.argv),
-            {"env": Variant("a{ss}", dict(options.env)), "cwd": Variant("s", options.cwd)},
-            *range(len(_STDIO)),
+            self.choices(options),
+            *range(len(self.fds)),
         ]
         self._bus.call_nowait(
             self._client.run_command(body),
             self._on_answer,
             limit=AGENT_LIMIT + (PASSWORD_LIMIT if may_ask else 0),
-            fds=_STDIO,
+            fds=self.fds,
             interactive=may_ask,
         )
 
@@ -96,16 +110,23 @@ class Execution:
             return
         [self._path] = answer
         self._answered.set()
+        self._on_begun()
+        if self._path in self._ended:
+            self._finish(*self._ended[self._path])
+
+    def _on_begun(self) -> None:
         # The command has them now, and shall be the last one: who writes to a stdin that it has
         # closed, or waits for the end of its stdout, waits for nobody else. Words of ours may come.
         nowhere = os.open(os.devnull, os.O_RDWR)
-        for fd in _STDIO[:2]:
+        for fd in STDIO[:2]:
             os.dup2(nowhere, fd)
         os.close(nowhere)
-        if self._path in self._ended:
-            self._finish(*self._ended[self._path])
         for number in self._early:
             self._kill(number)
+
+    async def _attend(self) -> None:
+        """Return when it is known how this ends."""
+        await asyncio.wait([self._status])
 
     def _on_exited(self, arrived: Signal) -> None:
         if not self._path:

@@ -11,6 +11,7 @@ from sessiond import __version__
 from sessiond.ctl.client import NAME
 from sessiond.ctl.screen import AUTO, FORMATS
 from sessiond.errors import UsageError
+from sessiond.transport.handover_options import add_terminal_options
 
 LAST_VT: Final = 63  # linux/vt.h, MAX_NR_CONSOLES
 SHELLS: Final = ("bash", "zsh", "fish")
@@ -44,11 +45,15 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Return the options, ``command`` among them. Raises UsageError."""
     parser = build_parser()
     options = parser.parse_args(argv, argparse.Namespace(**_DEFAULTS))
+    if options.command == "terminal":
+        parser.error("terminal: no option may stand before it")
     if options.command == "exec":
         if options.argv[:1] == ["--"]:
             del options.argv[0]
         if bool(options.argv) == bool(options.service):
             parser.error("exec: a COMMAND is needed, or else --service")
+        if options.service and options.pty:
+            parser.error("exec: a service has no terminal")
         for word in (*options.argv, options.service, options.cwd, *sum(options.env, ())):
             if not _is_utf8(word):  # which D-Bus carries nothing else than
                 parser.error(f"exec: {word!r} is not UTF-8")
@@ -103,6 +108,9 @@ def build_parser(completers: Mapping[str, Completer] = MappingProxyType({})) -> 
     help_text = "bring the session that it belongs to to the front, too"
     connect.add_argument("--show", action="store_true", help=help_text)
     _add_exec(add("exec", "run a command, or a service, in a user's session"), add_known)
+    shell = add("shell", "open a login shell, on a terminal of its own, in a user's session")
+    _add_whose(shell, add_known)
+    shell.set_defaults(argv=[], service="", env=[], cwd="", pty=True)
     add("set-auto-switch", "choose what follows the end of the shown session").add_argument(
         "value", choices=AUTO_SWITCH
     )
@@ -110,6 +118,14 @@ def build_parser(completers: Mapping[str, Completer] = MappingProxyType({})) -> 
     add("doctor", "find what keeps the picture away").add_argument(
         "--config", type=Path, metavar="FILE", help="the daemon's, if it has one of its own"
     )
+    _add_installing(add)
+    terminal = "hand a terminal over to a program elsewhere"
+    add_terminal_options(commands.add_parser("terminal", help=terminal, description=terminal))
+    add("completion", "print a shell's completion script").add_argument("shell", choices=SHELLS)
+    return parser
+
+
+def _add_installing(add: Callable[[str, str], Parser]) -> None:
     installing = add("install", "put the data files of a pip installation in place")
     installing.add_argument(
         "--prefix", type=_absolute, default=Path("/usr/local"), metavar="DIR",
@@ -120,15 +136,19 @@ def build_parser(completers: Mapping[str, Completer] = MappingProxyType({})) -> 
             "--root", type=_absolute, default=Path("/"), metavar="DIR",
             help="the system's root, where it is not this one",
         )  # fmt: skip
-    add("completion", "print a shell's completion script").add_argument("shell", choices=SHELLS)
-    return parser
 
 
-def _add_exec(to: Parser, add_known: Callable[..., None]) -> None:
+def _add_whose(to: Parser, add_known: Callable[..., None]) -> None:
     whose = to.add_mutually_exclusive_group()
     help_text = "whose session; yours, if none is named"
     add_known(whose, "--user", default="", metavar="USER", help=help_text)
     add_known(whose, "--session", default="", help="which one; the best that there is, else")
+
+
+def _add_exec(to: Parser, add_known: Callable[..., None]) -> None:
+    _add_whose(to, add_known)
+    help_text = "give it a terminal of its own, as a shell needs one"
+    to.add_argument("-t", "--pty", action="store_true", help=help_text)
     to.add_argument("--service", default="", metavar="NAME", help="a service, not a command")
     to.add_argument(
         "--env", action="append", type=_assignment, default=[], metavar="NAME=VALUE",

@@ -32,6 +32,9 @@ MAX_TEXT: Final = 4096  # characters of an error's text
 COMMAND_EXITED: Final = "COMMAND_EXITED"
 """The one notice that is heard always: it is about what we have asked for, or dropped unheard."""
 
+TERMINAL_RESIZED: Final = "TERMINAL_RESIZED"
+"""The one that an agent may have to give more often than the others."""
+
 # To parse 12 MiB and to pass them on takes 0.15 s, for which nothing else is done.
 LONG_ANSWERS: Final = frozenset({"guest-exec-status"})
 
@@ -55,6 +58,7 @@ class Limits:
     calls: int = 64  # that one agent has to answer
     requests: int = 8  # of one agent that the host has to answer
     notices: int = 20  # of one agent in a period
+    resizes: int = 700  # likewise: of 16 terminals, four in a second (transport.resizes)
     unsent: int = 16 << 20  # that one agent has not read
     unasked: int = 1 << 20  # a line that is no answer, or no long one
     values: int = 1 << 14  # of JSON in one line: to parse them takes 15 ms
@@ -106,6 +110,7 @@ class Connection:
         self._owed = deque[int](maxlen=limits.calls)
         self._requests = 0
         self._notices = Budget(limits.notices, limits.period, self._tell_suppressed)
+        self._resizes = Budget(limits.resizes, limits.period, self._tell_suppressed)
 
     @property
     def has_hung_up(self) -> bool:
@@ -165,6 +170,7 @@ class Connection:
         self._loop.remove_writer(self._sock)
         self._unsent.clear()
         self._notices.close()
+        self._resizes.close()
         self._drops.close(self._sock)
 
     # What comes.
@@ -205,7 +211,7 @@ class Connection:
             case rpc.Call():
                 self._ask(message)
             case rpc.Notice():
-                if message.event == COMMAND_EXITED or self._notices.take():
+                if self._may_tell(message.event):
                     self._handler.on_notice(self, message)
             case rpc.Farewell():
                 raise ProtocolError("an error has no id")
@@ -248,6 +254,12 @@ class Connection:
                 self._send(rpc.Result(waits.pop(), result.value, result.error))
 
         self._handler.on_call(self, call, answer)
+
+    def _may_tell(self, event: str) -> bool:
+        """Return whether a notice is heard, by those before it."""
+        if event == COMMAND_EXITED:
+            return True
+        return (self._resizes if event == TERMINAL_RESIZED else self._notices).take()
 
     def _tell_suppressed(self, count: int) -> None:
         log.warning("the agent of %s: %d notices suppressed", self.agent.name, count)

@@ -17,6 +17,7 @@ from sessiond.users.server import UserAgents
 
 LOOKUP: Final = 10.0  # seconds for the user database
 RUN_COMMAND: Final = "run-command"  # of the agent
+LOGIN_SHELL: Final = "login shell"  # what the journal calls the command that only the agent knows
 
 _OUTCOMES: Final = {
     NoAgentError: "no agent",
@@ -114,11 +115,17 @@ class LocalRuns:
             "env": dict(order.env),
             "cwd": order.cwd,
         }
+        if order.terminal:
+            size = order.terminal
+            arguments["terminal"] = {"columns": size.columns, "rows": size.rows}
+            arguments["login-shell"] = order.is_login_shell
         question = Question(Origin.LOCAL, agent.name, order.service, caller)
         return Job(question, _words(order), RUN_COMMAND, arguments)
 
 
 def _words(order: Order) -> Sequence[str]:
+    if order.is_login_shell:
+        return (LOGIN_SHELL,)
     return (order.service, *order.argv) if order.service else order.argv
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sessiond.errors import CommandError, NoAgentError, StartError
-from sessiond.model import Ending, UserAgent
+from sessiond.model import Ending, TerminalSize, UserAgent
 from sessiond.transport.passing import Passed
 from sessiond.users.audit import RUN, Action, Audit, Way, executed
 from sessiond.users.policy import Origin, Question
@@ -71,6 +71,7 @@ class Run:
         self.agent = agent
         self.origin = job.question.origin
         self.argv = _shown(job.words)
+        self.has_terminal = "terminal" in job.arguments
         self.pid = 0
         self.started = time.time()
         self.ended: asyncio.Future[Ending] = self._loop.create_future()
@@ -140,10 +141,13 @@ class Runs:
 
     async def signal(self, number: int, what: int) -> None:
         """Send a signal to the one of that number. Raises CommandError, NoAgentError."""
-        run = self._runs.get(number)
-        if not run:
-            raise CommandError("it has ended")
-        await self._call_signal(run, what)
+        await self._call_signal(self._run_of(number), what)
+
+    async def resize(self, number: int, size: TerminalSize) -> None:
+        """Set the size of the terminal of that one. Raises CommandError, NoAgentError."""
+        run = self._run_of(number)
+        arguments = {"columns": size.columns, "rows": size.rows}
+        await self._call(run, "resize-command", arguments)
 
     def signal_nowait(self, run: Run, number: int) -> None:
         """Send a signal, if the agent is still there."""
@@ -200,11 +204,21 @@ class Runs:
         if len(self._runs) >= MOST:
             raise StartError(f"{MOST} commands run already", PROBLEM)
 
+    def _run_of(self, number: int) -> Run:
+        run = self._runs.get(number)
+        if not run:
+            raise CommandError("it has ended")
+        return run
+
     def _call_signal(self, run: Run, number: int) -> "asyncio.Future[object]":
+        return self._call(run, "signal-command", {"signal": int(number)})
+
+    def _call(
+        self, run: Run, command: str, arguments: Mapping[str, int]
+    ) -> "asyncio.Future[object]":
         if self._agents.agents.get(run.agent.uid) is not run.agent:
             raise NoAgentError(run.agent.name)
-        arguments = {"id": run.id, "signal": int(number)}
-        return self._agents.call(run.agent.name, "signal-command", arguments)
+        return self._agents.call(run.agent.name, command, {"id": run.id, **arguments})
 
     def _action(self, job: Job, number: int) -> Action:
         it = job.question

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from sessiond.users.router import OF_AGENTS
 from tests.daemon.qemu_ga_script import COMMANDS, EXECS, Case, Like, exec_errors, line, script
 from tests.fixtures.daemon import Daemon, Stage
 from tests.fixtures.qemu_ga import PATIENCE, Answer, Peer, QemuGuestAgent
@@ -102,10 +103,10 @@ def test_info_lists_what_both_have_in_the_same_form(theirs: Peer, ours: Peer) ->
     ours_by_name = {command["name"]: command for command in mine["supported_commands"]}
     assert {*COMMANDS, "guest-info", "guest-exec", "guest-exec-status"} <= ours_by_name.keys()
     for name, command in ours_by_name.items():
+        is_enabled = name not in OF_AGENTS  # without root's
         if name.startswith("virtagent-"):
-            assert command == {"name": name, "enabled": True, "success-response": True}
+            assert command == {"name": name, "enabled": is_enabled, "success-response": True}
         else:
-            is_enabled = not name.startswith("guest-exec")  # without root's agent
             assert command == theirs_by_name[name] | {"enabled": is_enabled}
 
 

@@ -403,7 +403,7 @@ def test_display_is_queried_connected_and_seen_on_the_bus(
 AS_USER: Final = """\
 import io, os, sys
 import rich.console, rich.table
-import sessiond.ctl.commands, sessiond.ctl.users
+import sessiond.ctl.commands, sessiond.ctl.program, sessiond.ctl.users
 from sessiond.ctl.__main__ import main
 rich.console.Console(file=io.StringIO()).print(rich.table.Table("loads what printing needs"))
 os.setresuid({uid}, {uid}, {uid})

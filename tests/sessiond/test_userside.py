@@ -22,6 +22,7 @@ from sessiond.users.listener import NAME
 from sessiond.userside import UserSide
 from sessiond.wire import rpc
 from tests.fixtures.loop import Signal, in_loop
+from tests.fixtures.pseudo import Pseudo
 from tests.sessiond.bus.test_manager import FakeControl
 from tests.sessiond.users.hosting import LINE_LIMIT, ME, Agent, Client, facts, session
 
@@ -72,6 +73,12 @@ class World:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    async def cancel(self) -> None:
+        """End what was spawned, as the daemon does at its own end."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
 
     async def agent(self) -> Agent:
         """Return an agent of ours that is served."""
@@ -166,6 +173,43 @@ async def test_host_hears_what_an_agent_notices_of_displays_alone(tmp_path: Path
         assert (line["event"], line["data"]) == (f"VIRTAGENT_{CHANGED[0]}", CHANGED[1])
         assert line["x-virtagent-username"] == ME
         assert await events(host) == [], "of the one alone"
+
+
+@in_loop
+async def test_host_hears_of_terminals_that_agents_watch(tmp_path: Path) -> None:
+    async with world(tmp_path) as it, await it.host() as host, await it.agent() as agent:
+        await events(host)
+        size = {"columns": 80, "rows": 0, "x-pixels": 65535, "y-pixels": 1}
+        data = {"terminal": "/dev/pts/1", **size}
+        for nonsense in (
+            {},
+            size,
+            data | {"rows": -1},
+            data | {"columns": 65536},
+            data | {"columns": "80"},
+            data | {"terminal": 1},
+            data | {"user": "root"},
+        ):
+            agent.send(rpc.Notice("TERMINAL_RESIZED", nonsense))
+        agent.send(rpc.Notice("TERMINAL_RESIZED", data))
+        line = await host.read()
+        assert (line["event"], line["data"]) == ("VIRTAGENT_TERMINAL_RESIZED", data)
+        assert line["x-virtagent-username"] == ME
+        assert await events(host) == [], "of the one alone"
+
+
+@in_loop
+async def test_host_hears_of_terminals_of_the_configuration(tmp_path: Path) -> None:
+    with Pseudo() as pty:
+        async with world(tmp_path, terminals_watch=(pty.path,)) as it, await it.host() as host:
+            columns = 1
+            while not (heard := await events(host)):  # until it is listened to
+                columns += 1
+                pty.resize(columns, 24)
+            (name, data), *_ = heard
+            assert name == "TERMINAL_RESIZED"
+            assert data == data | {"terminal": pty.path, "rows": 24, "x-pixels": 0}
+            await it.cancel()
 
 
 @in_loop

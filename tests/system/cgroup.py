@@ -7,6 +7,7 @@ container's systemd as a second master.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import select
 import shlex
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 PATIENCE: Final = 10.0
 PREFIX: Final = "spice-sessiond-test-"
+_numbers = itertools.count()
 
 
 class CgroupError(Exception):
@@ -67,7 +69,7 @@ class Cgroup:
 def own_cgroup() -> Iterator[Cgroup]:
     """Give a new, empty cgroup, and end it with all that is in it. Raises CgroupError."""
     _remove_orphans()
-    cgroup = _cgroup_of(os.getpid())
+    cgroup = _cgroup_of(f"{os.getpid()}.{next(_numbers)}")
     try:
         cgroup.path.mkdir()
     except OSError as error:
@@ -78,9 +80,9 @@ def own_cgroup() -> Iterator[Cgroup]:
         cgroup.end()
 
 
-def _cgroup_of(pid: int) -> Cgroup:
-    """Return the cgroup that a run of the tests with that pid has, or would have."""
-    below = Path(_own_path()) / f"{PREFIX}{pid}"
+def _cgroup_of(run: str) -> Cgroup:
+    """Return the cgroup of a run of the tests, which is named by its pid and a number."""
+    below = Path(_own_path()) / f"{PREFIX}{run}"
     mount, legacy = _maybe_mount("cgroup2"), _maybe_mount("cgroup", "name=systemd")
     if mount is None:
         raise CgroupError("no cgroup2 file system is mounted")
@@ -89,10 +91,10 @@ def _cgroup_of(pid: int) -> Cgroup:
 
 def _remove_orphans() -> None:
     """Remove what runs left that were killed; all that was in them ended with them."""
-    for path in _cgroup_of(0).path.parent.glob(f"{PREFIX}*"):
-        pid = int(path.name.removeprefix(PREFIX))
-        if not Path(f"/proc/{pid}").exists():
-            _cgroup_of(pid).end()
+    for path in _cgroup_of("").path.parent.glob(f"{PREFIX}*"):
+        run = path.name.removeprefix(PREFIX)
+        if not Path("/proc", run.partition(".")[0]).exists():
+            _cgroup_of(run).end()
 
 
 def _maybe_mount(kind: str, option: str = "") -> Path | None:

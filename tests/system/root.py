@@ -56,6 +56,7 @@ PACKAGES: Final = (
     "python3-dbus-fast",
     "python3-dbus-next",
     "python3-pil",
+    "python3-seccomp",
     "python3-systemd",
     "python3-xlib",
     # its tests'

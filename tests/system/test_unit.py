@@ -41,6 +41,12 @@ client.connect(sys.argv[1].replace("@", chr(0)))
 client.shutdown(socket.SHUT_WR)
 client.recv(1)
 """
+TERMINAL: Final = """
+import os, signal
+master, slave = os.openpty()
+print(os.ttyname(slave), flush=True)
+signal.pause()
+"""
 
 
 def connect(address: str) -> list[str]:
@@ -189,6 +195,29 @@ def test_an_x_server_of_roots_is_found_with_its_cookie(world: World) -> None:
     """It takes a look at a process of root's, by /proc/PID/exe."""
     world.greet()
     world.wait_line(r"shows :4 \(x-server\)")
+
+
+@pytest.fixture
+def terminal(installed: Container) -> Iterator[str]:
+    """A pseudoterminal of root's; its path."""
+    holder = installed.spawn(["python3", "-c", TERMINAL])
+    yield holder.wait_for_output("\n").strip()
+    holder.kill()
+    holder.wait(10)
+
+
+def test_what_listens_to_resizes_has_its_own_sandbox_inside(
+    unit: Unit, world: World, terminal: str
+) -> None:
+    unit.configure(f'terminals.watch = ["{terminal}"]')
+    unit.systemctl("restart", SERVICE)
+    unit.wait_line(f"{terminal} is watched")
+    daemon = int(unit.show("MainPID"))
+    listener = int(unit.container.run(["pgrep", "--full", "sigwinch.py"]).stdout)
+    filters = [int(world.process_status(pid)["Seccomp_filters"]) for pid in (daemon, listener)]
+    assert filters[1] == filters[0] + 1
+    unit.stop()
+    assert unit.container.run(["pgrep", "--full", "sigwinch.py"], check=False).status == 1
 
 
 @pytest.fixture

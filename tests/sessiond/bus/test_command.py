@@ -14,7 +14,7 @@ from sessiond.bus import access
 from sessiond.bus.order import MAX_WORDS, read_order
 from sessiond.bus.paths import ROOT, command_path
 from sessiond.errors import BusCallError, RequestError
-from sessiond.model import Ending, Order
+from sessiond.model import Ending, Order, TerminalSize
 from sessiond.transport.bus import Bus, Call
 from sessiond.transport.bus_match import Match
 from sessiond.transport.dbus import Variant
@@ -118,6 +118,16 @@ async def test_what_is_ordered(address: str) -> None:
         pipes = await run(served, service="my.Clock+x")
         assert served.users.orders[1][1].service == "my.Clock+x"
         close(served.users.runs[1])
+        pipes.wait_closed()
+        options = {
+            "pty": Variant("b", True), "size": Variant("(uu)", [1000, 1]),
+            "login-shell": Variant("b", True),
+        }  # fmt: skip
+        pipes = await run(served, options=options)
+        order = served.users.orders[2][1]
+        assert (order.argv, order.is_login_shell) == ((), True)
+        assert order.terminal == TerminalSize(1000, 1)
+        close(served.users.runs[2])
         pipes.wait_closed()
 
 
@@ -227,14 +237,35 @@ async def test_object(address: str) -> None:
         pipes.wait_closed()
 
 
+@in_loop
+async def test_size_of_its_terminal(address: str) -> None:
+    async with Served(address) as served:
+        pipes = await run(served, "vi", options={"pty": Variant("b", True)})
+        assert served.users.orders[0][1].terminal == TerminalSize(80, 24)
+        of: Any = {"path": PATH, "interface": COMMAND}
+        for wrong in ((0, 1), (1, 0), (65536, 1), (1, 65536)):
+            name, text = await served.error("Resize", "uu", *wrong, **of)
+            assert name == f"{STANDARD}.InvalidArgs"
+            assert f"not {wrong[0]} and {wrong[1]}" in text
+        await served.call("Resize", "uu", 1, 65535, **of)
+        assert served.users.orders[1:] == [("resize", served.users.runs[0], TerminalSize(1, 65535))]
+        assert served.access.asked == []
+        close(served.users.runs[0])
+        pipes.wait_closed()
+
+
+@pytest.mark.parametrize(("member", "signature", "body"), [("Kill", "i", [9]),
+                                                           ("Resize", "uu", [80, 25])])  # fmt: skip
 @pytest.mark.parametrize(("uid", "may"), [(1000, True), (4711, False)])
 @in_loop
-async def test_who_else_may_kill_it(address: str, uid: int, *, may: bool) -> None:
+async def test_who_else_may_kill_and_resize_it(
+    address: str, uid: int, member: str, signature: str, body: list[int], *, may: bool
+) -> None:
     async with Served(address) as served:
-        pipes = await run(served, "true")
+        pipes = await run(served, "true", options={"pty": Variant("b", True)})
         served.access.is_denying, served.access.uid = True, uid
         with await Bus.connect(address) as other:
-            call = Call(NAME, PATH, COMMAND, "Kill", "i", [9])
+            call = Call(NAME, PATH, COMMAND, member, signature, body)
             if may:
                 await other.call(call)
             else:
@@ -321,6 +352,23 @@ WRONG: Final[dict[str, tuple[tuple[Any, ...], str]]] = {
     "a service with variables": (("", "", "x", [], {"env": {"A": ""}}), "a service takes no"),
     "much": (("", "", "", ["true", "x" * MAX_WORDS], {}), "over"),
     "many": (("", "", "", ["ü"] * ((MAX_WORDS - 2) // 3 + 1), {}), "over"),
+    "a service with a terminal": (("", "", "x", [], {"pty": True}), "no terminal"),
+    "a login shell with words": ((*ONE[:4], {"pty": True, "login-shell": True}), "neither"),
+    "a login shell that is a service": (
+        ("", "", "x", [], {"pty": True, "login-shell": True}),
+        "neither",
+    ),
+    "a login shell without a terminal": (("", "", "", [], {"login-shell": True}), "has a pty"),
+    "a size without a terminal": ((*ONE[:4], {"size": [1, 1]}), "has a pty"),
+    "no terminal at all": ((*ONE[:4], {"pty": False, "size": [1, 1]}), "has a pty"),
+    "a terminal that is a number": ((*ONE[:4], {"pty": 1}), "pty is b"),
+    "a shell that is a text": ((*ONE[:4], {"pty": True, "login-shell": "bash"}), "login-shell is"),
+    "a size that is a number": ((*ONE[:4], {"pty": True, "size": 80}), r"size is \(uu\)"),
+    "half a size": ((*ONE[:4], {"pty": True, "size": [80]}), r"size is \(uu\)"),
+    "a size of texts": ((*ONE[:4], {"pty": True, "size": "ab"}), "columns and rows"),
+    "no columns": ((*ONE[:4], {"pty": True, "size": [0, 24]}), "not 0 and 24"),
+    "many rows": ((*ONE[:4], {"pty": True, "size": [80, 65536]}), "not 80 and 65536"),
+    "fewer than no rows": ((*ONE[:4], {"pty": True, "size": [80, -1]}), "not 80 and -1"),
     "a long variable": ((*ONE[:4], {"env": {"A": "x" * MAX_WORDS}}), "over"),
 }
 
@@ -334,5 +382,8 @@ def test_wrong_arguments(arguments: tuple[Any, ...], complaint: str) -> None:
 
 def test_right_arguments() -> None:
     assert read_order(7, ONE) == Order(uid=7, user="alice", argv=("true",))
+    assert read_order(7, (*ONE[:4], {"pty": False, "login-shell": False})) == read_order(7, ONE)
+    found = read_order(7, (*ONE[:4], {"pty": True, "size": [65535, 1]}))
+    assert found.terminal == TerminalSize(65535, 1)
     much = ["ü"] * ((MAX_WORDS - 2) // 3)
     assert read_order(7, ("", "", "", much, {})).argv == tuple(much)

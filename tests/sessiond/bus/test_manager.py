@@ -35,6 +35,7 @@ from sessiond.model import (
     SeatFacts,
     Session,
     Status,
+    TerminalSize,
     UserAgent,
     UserDisplay,
 )
@@ -288,6 +289,7 @@ class FakeUsers:
             raise self.refusal
         self.orders.append(("run", order))
         run = FakeRun(len(self.runs) + 1, AGENT, order.argv, [os.dup(it) for it in passed.fds])
+        run.has_terminal = order.terminal is not None
         self.runs.append(run)
         self.has_run.set()
         if order.argv == ("false",):
@@ -300,12 +302,17 @@ class FakeUsers:
             raise self.refusal
         self.orders.append(("kill", run, number))
 
+    async def resize(self, run: object, size: TerminalSize) -> None:
+        await asyncio.sleep(0)
+        self.orders.append(("resize", run, size))
+
 
 class FakeRun:
     """A command that the test lets end."""
 
     pid = 4713
     started = 1_700_000_000.5
+    has_terminal = False
 
     def __init__(
         self, number: int, agent: UserAgent, argv: Sequence[str], fds: Sequence[int]

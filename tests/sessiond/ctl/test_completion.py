@@ -31,7 +31,14 @@ def test_script(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     ("typed", "offered"),
     [
         ("spice-sessionctl re", {"resume", "restart-agent", "reload"}),
-        ("spice-sessionctl s", {"status", "show", "switch", "screens", "set-auto-switch"}),
+        ("spice-sessionctl s", {"status", "shell", "show", "switch", "screens", "set-auto-switch"}),
+        ("spice-sessionctl exec --p", {"--pty"}),
+        (
+            "spice-sessionctl shell --",
+            {"--session", "--user", "--bus", "--name", "--json", "--no-ask-password", "--help"},
+        ),
+        ("spice-sessionctl terminal ", {"serve", "attach"}),
+        ("spice-sessionctl terminal attach --", {"--name", "--wait", "--fallback", "--help"}),
         ("spice-sessionctl set-auto-switch o", {"off", "on-session-end"}),
         ("spice-sessionctl --json p", {"pretty"}),
         ("spice-sessionctl show --bus unix:path=/nowhere ", set()),

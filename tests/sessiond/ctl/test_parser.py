@@ -58,6 +58,11 @@ def test_the_one_behind_the_command_wins() -> None:
         ("exec --env A x", "'A' is not NAME=VALUE"),
         ("exec --env =A x", "'=A' is not NAME=VALUE"),
         ("exec --cwd a x", "'a' is no absolute path"),
+        ("exec --pty", "exec: a COMMAND is needed, or else --service"),
+        ("exec --pty --service x", "exec: a service has no terminal"),
+        ("shell id", "id"),
+        ("shell --pty", "--pty"),
+        ("shell --user a --session 1", "--session"),
     ],
 )
 def test_wrong_usage_is_one_line(line: str, wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,7 +102,8 @@ def test_who_names_no_user_means_themselves(line: str, user: str, display: str) 
 
 def test_every_command_does_something() -> None:
     [commands] = [a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction)]
-    elsewhere = {"monitor", "doctor", "exec", "completion", "install", "uninstall"}
+    elsewhere = {"monitor", "doctor", "exec", "shell", "completion", "install", "uninstall"}
+    elsewhere |= {"terminal"}
     assert set(commands.choices) == {*READERS, *ORDERS, *elsewhere}
 
 
@@ -110,12 +116,17 @@ def test_every_command_does_something() -> None:
         ("exec --user a -- -x -- --", ["-x", "--", "--"]),
         ("exec echo --", ["echo", "--"]),
         ("exec --service x", []),
+        ("exec --pty ls -t", ["ls", "-t"]),
+        ("exec -t -- ls --pty", ["ls", "--pty"]),
+        ("exec --env A=1 ls -t", ["ls", "-t"]),
+        ("shell --user a", []),
     ],
 )
 def test_what_is_the_commands_own(line: str, argv: list[str]) -> None:
     options = parse(line.split())
     assert options.argv == argv
     assert options.user == ("a" if "--user a" in line else "")
+    assert options.pty == line.startswith(("exec --pty", "exec -t", "shell"))
 
 
 @pytest.mark.parametrize(
@@ -131,6 +142,9 @@ def test_what_a_command_gets() -> None:
     options = parse(["exec", "--env", "A=1=2", "--env=B=", "--cwd=/x", "--session", "c2", "y"])
     assert (options.env, options.cwd) == ([("A", "1=2"), ("B", "")], "/x")
     assert (options.session, options.user, options.service) == ("c2", "", "")
+    shell = parse(["shell", "--session=c2"])
+    assert (shell.session, shell.user, shell.argv, shell.service) == ("c2", "", [], "")
+    assert (shell.env, shell.cwd, shell.pty) == ([], "", True)
 
 
 def test_no_abbreviations() -> None:

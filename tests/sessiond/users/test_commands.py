@@ -10,6 +10,7 @@ from sessiond import __version__
 from sessiond.errors import SessiondError
 from sessiond.model import Display, Event, Reason, SeatFacts, Status
 from sessiond.users import views
+from sessiond.users.router import OF_AGENTS
 from tests.fixtures.loop import in_loop
 from tests.sessiond.users.hosting import ME, facts, session, world
 
@@ -38,8 +39,7 @@ async def test_info_lists_what_there_is(tmp_path: Path, *, has_root: bool) -> No
         assert info["version"] == __version__
         commands = {it["name"]: it["enabled"] for it in info["supported_commands"]}
         # Done by users' agents; by the daemon itself only where root's may.
-        execs = {"guest-exec": has_root, "guest-exec-status": has_root}
-        assert commands == {**dict.fromkeys(OURS, True), **execs}
+        assert commands == {**dict.fromkeys(OURS, True), **dict.fromkeys(OF_AGENTS, has_root)}
         assert all(it["success-response"] is True for it in info["supported_commands"])
         if agent:
             await agent.close()

@@ -237,6 +237,20 @@ async def test_a_flood_of_notices(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @in_loop
+async def test_resizes_may_be_told_more_often(caplog: pytest.LogCaptureFixture) -> None:
+    with world() as it:
+        agent = await it.agent()
+        often = Limits().resizes
+        resizes = [rpc.Notice("TERMINAL_RESIZED", {"n": n}) for n in range(often + 5)]
+        await agent.say(*resizes, rpc.Notice("X"), rpc.Call("end", {}, 1))
+        await it.signal.until(lambda: bool(it.calls))
+        assert [notice for _, notice in it.notices] == [*resizes[:often], rpc.Notice("X")]
+        agent.sock.close()
+        await it.wait_changes(2)
+        assert caplog.messages == [f"the agent of {ME}: 5 notices suppressed"]
+
+
+@in_loop
 async def test_what_was_suppressed_is_told_at_its_end(caplog: pytest.LogCaptureFixture) -> None:
     with world() as it:
         agent = await it.agent()

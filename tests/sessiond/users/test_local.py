@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -16,7 +17,7 @@ from sessiond.bus.control import (
     NOT_EXECUTABLE,
 )
 from sessiond.errors import NoSessionError, RequestError
-from sessiond.model import Ending, Order, UserAgent
+from sessiond.model import Ending, Order, TerminalSize, UserAgent
 from sessiond.transport.passing import Passed
 from sessiond.users import names
 from sessiond.users.local import choose_session
@@ -105,6 +106,46 @@ async def test_end_is_heard_and_signals_are_sent(tmp_path: Path) -> None:
         with pytest.raises(RequestError, match="it has ended") as error:
             await _kill(it, run)
         assert error.value.name == NOT_DONE
+
+
+@in_loop
+async def test_terminal_and_its_size(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "sessiond.users.audit")
+    async with world(tmp_path) as it, await it.agent() as agent:
+        found = await asked(it, agent, argv=("vi",), terminal=TerminalSize(500, 1000))
+        assert found["argv"] == ["vi"]
+        assert (found["terminal"], found["login-shell"]) == ({"columns": 500, "rows": 1000}, False)
+        loop = asyncio.get_running_loop()
+        shell: Any = {"argv": (), "is_login_shell": True, "terminal": TerminalSize(80, 24)}
+        ordering = loop.create_task(order(it, **shell))
+        call = await agent.answer({"pid": 42})
+        assert (call.arguments["argv"], call.arguments["login-shell"]) == ([], True)
+        run = await ordering
+        assert run.has_terminal
+        assert run.argv == ("login shell",)
+        assert f"{ME} -> {ME}: run 'login shell' [], id {run.id}: started, pid 42" in caplog.text
+        sizing = loop.create_task(_resize(it, run))
+        call = await agent.answer({})
+        assert call.command == "resize-command"
+        assert call.arguments == {"id": run.id, "columns": 1, "rows": 2}
+        await sizing
+        agent.send(rpc.Notice("COMMAND_EXITED", {"id": run.id, "code": 0, "signal": 0}))
+        await run.ended
+        with pytest.raises(RequestError, match="it has ended") as error:
+            await _resize(it, run)
+        assert error.value.name == NOT_DONE
+
+
+@in_loop
+async def test_login_shell_is_a_command_to_the_policy(tmp_path: Path) -> None:
+    async with world(tmp_path) as it, await it.agent():
+        it.side.follow(Policy((Rule("*", "command", "*", allow=False),)))
+        shell: Any = {"argv": (), "is_login_shell": True, "terminal": TerminalSize(80, 24)}
+        assert (await refusal(it, **shell))[0] == DENIED
+
+
+async def _resize(it: World, run: Any) -> None:  # noqa: ANN401
+    await it.side.resize(run, TerminalSize(1, 2))
 
 
 async def _kill(it: World, run: Any) -> None:  # noqa: ANN401
