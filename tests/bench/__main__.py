@@ -6,10 +6,11 @@ On a private Xvfb each load is run alone, under the floor program and under the 
 several times; the tables show medians.  A millisecond is one of CPU, user + system, unless it says
 an age or a delay.  The daemon runs with agents of its own; its answers on a bus stand beside those
 of a real logind, where a container can run; commands in a user's session stand beside a pipe and
-ssh.  With --peer the same loads go through another program too, in turn with ours.  Leaves
-result.json, goals.md and cost.png in the directory.  Needs Xvfb, a C compiler and the headers that
-the Makefile names, sshd and ssh.  Exits with 0 when everything ran, whatever the numbers are;
-docs/performance.md explains them.
+ssh, and so do terminals of their own; one is handed over, and what listens to resizes is started,
+and left alone.  With --peer the same loads go through another program too, in turn with ours.
+Leaves result.json, goals.md and cost.png in the directory.  Needs Xvfb, a C compiler and the
+headers that the Makefile names, sshd and ssh.  Exits with 0 when everything ran, whatever the
+numbers are; docs/performance.md explains them.
 """
 
 import subprocess

@@ -135,7 +135,7 @@ def run_commands(plan: Plan, directory: Path) -> CommandsResult:
         daemon.wait_line("the agent of .* has connected")
         host = stack.enter_context(Host(vchan)).connect()
         exec_argv = [sys.executable, "-m", "sessiond.ctl", f"--bus={bus.address}", "exec", "--"]
-        ssh_argv = stack.enter_context(_sshd(directory / "ssh"))
+        ssh_argv = stack.enter_context(sshd(directory / "ssh"))
         qrexec = _Qrexec(host, services, _me())
         ways: dict[str, Begin] = {
             # In a session of its own, as the others have it: the scheduler shares time among these.
@@ -363,7 +363,7 @@ class _Far:
 
 
 @contextlib.contextmanager
-def _sshd(directory: Path) -> Iterator[list[str]]:
+def sshd(directory: Path) -> Iterator[list[str]]:
     """Run an sshd for this user and this machine only; give the client's command."""
     directory.mkdir(mode=0o700)
     for name in ("host", "user"):
@@ -388,8 +388,8 @@ PidFile none
     program = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
     if not program:
         raise BenchError("there is no sshd (apt-get install openssh-server)")
-    with _privileged(Path("/run/sshd")), Child([program, "-D", "-e", "-f", config]) as sshd:
-        sshd.wait_line("Server listening on")
+    with _privileged(Path("/run/sshd")), Child([program, "-D", "-e", "-f", config]) as server:
+        server.wait_line("Server listening on")
         yield [
             *("ssh", "-F", "none", "-i", str(directory / "user"), "-p", str(port), "-l", _me()),
             *("-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", "LogLevel=ERROR"),

@@ -8,7 +8,9 @@ from typing import Final
 from tests.bench.commands import CommandsResult
 from tests.bench.daemon import DaemonResult
 from tests.bench.host import HostResult
+from tests.bench.ptys import PtysResult
 from tests.bench.results import Results
+from tests.bench.terminals import TerminalsResult
 
 # The X server's and the agent's CPU for a full new frame, times the floor's.
 FULL_FRAME: Final = 1.2
@@ -28,6 +30,9 @@ OWN: Final = 2.0  # likewise, through one
 USER_AGENT_MB: Final = 24.0
 PASSED: Final = 0.9  # of a plain pipe's speed: what is passed by descriptor is one
 BESIDE_SSH: Final = 1.0  # of ssh's speed at the least, and of its time at the most
+LISTENER_MB: Final = 8.0
+LISTENER_MS: Final = 60.0
+HANDOVER_MS: Final = 200.0
 QUERY_LIBRARY: Final = "dbus_fast"  # what the packages bring
 
 
@@ -62,6 +67,8 @@ def goals(found: Results, size: tuple[int, int]) -> list[Goal]:
         *_calls(found.host),
         *_user_agent(found.host),
         *_commands(found.commands),
+        *_ptys(found.ptys),
+        *_terminals(found.terminals),
     ]
 
 
@@ -224,6 +231,35 @@ def _commands(found: CommandsResult | None) -> Iterator[Goal]:
     for who in ("commands", "user's agent", "daemon"):
         value = found.idle[who] if found else None
         yield _at_most(f"two commands wait {seconds}, {who}", "wake-ups", value, 0)
+
+
+def _ptys(found: PtysResult | None) -> Iterator[Goal]:
+    most, least = f"at most {BESIDE_SSH:g} x ssh -tt", f"at least {BESIDE_SSH:g} x ssh -tt"
+    names = (("prompt", "ms", most), ("echo of a key", "us", most), ("lines", "MB/s", least))
+    if found is None:
+        for name, unit, limit in names:
+            yield Goal(f"{name}, exec --pty", unit, None, None, None, limit, met=None)
+        return
+    ratios, ours, theirs = found.ratios("exec"), found.ways["exec"], found.ways["ssh"]
+    numbers = (
+        (ours.start_ms, theirs.start_ms, ratios.start, ratios.start <= BESIDE_SSH),
+        (ours.key_us, theirs.key_us, ratios.key, ratios.key <= BESIDE_SSH),
+        (ours.mb_s, theirs.mb_s, ratios.lines, ratios.lines >= BESIDE_SSH),
+    )
+    for (name, unit, limit), (value, floor, ratio, met) in zip(names, numbers, strict=True):
+        yield Goal(f"{name}, exec --pty", unit, value, floor, ratio, limit, met)
+
+
+def _terminals(found: TerminalsResult | None) -> Iterator[Goal]:
+    handover = found.handover_ms if found else None
+    yield _at_most("hand-over of a terminal", "ms", handover, HANDOVER_MS)
+    start = found.start_ms if found else None
+    yield _at_most("start of a resize listener", "ms", start, LISTENER_MS)
+    held = found.held.private if found else None
+    yield _at_most("memory, resize listener (its own)", "MB", held, LISTENER_MB)
+    seconds = f"{found.rest_seconds:g} s" if found else "60 s"
+    woken = found.idle if found else None
+    yield _at_most(f"static {seconds}, resize listener", "wake-ups", woken, 0)
 
 
 def _median(values: list[float] | None) -> float | None:

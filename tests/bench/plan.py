@@ -13,7 +13,7 @@ from tests.bench.stage import Program
 
 PARTS: Final = (
     "video", "desktop", "typing", "static", "speed", "share", "daemon", "fresh", "host",
-    "commands", "bus", "peer",
+    "commands", "terminals", "bus", "peer",
 )  # fmt: skip
 OUTPUT: Final = ROOT / "build" / "bench"
 
@@ -41,6 +41,7 @@ class Plan:
     call_seconds: float  # a slice
     command_mb: int  # through each stream of a command, in each round
     command_starts: int  # of each kind, in each round
+    pty_mb: float  # of lines, in each round
     questions: int  # of each kind to the daemon and to logind
 
     @property
@@ -53,12 +54,12 @@ FULL: Final = Plan(
     parts=PARTS, agent=AGENT, peer=None, size=(1920, 1080), fps=60,
     rounds=5, seconds=2, age_seconds=6, rest_seconds=60, share_rounds=3, share_seconds=1.5,
     warm=60, cold=15, relay_seconds=10, asks=True, call_rounds=15, call_seconds=0.2,
-    command_mb=256, command_starts=3, questions=5000,
+    command_mb=256, command_starts=3, pty_mb=100, questions=5000,
 )  # fmt: skip
 SHORT: Final = dataclasses.replace(
     FULL, rounds=3, seconds=1, age_seconds=2, rest_seconds=5, share_rounds=2, share_seconds=0.4,
     warm=20, cold=5, relay_seconds=3, call_rounds=9, call_seconds=0.15,
-    command_mb=128, command_starts=2, questions=1000,
+    command_mb=128, command_starts=2, pty_mb=20, questions=1000,
 )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from tests.bench.results import Results
 
 WIDTH: Final = 110  # columns where there is no terminal
 _COST: Final = ["frames/s", "program", "X on top", "sum", "bytes", "wake-ups"]
+_PTYS: Final = {"exec": "exec --pty", "ssh": "ssh -tt"}
 _GOAL: Final = ["measure", "measured", "floor", "ratio", "goal", "unit", ""]
 
 
@@ -34,6 +35,7 @@ def show(found: Results, rows: Sequence[Goal], facts: dict[str, str | int]) -> N
     if found.versus:
         parts.append(_versus(found))
     parts += [*_daemon(found), *_lines(found), *_host(found), *_commands(found)]
+    parts += _terminals(found)
     parts.append(_goals(rows))
     parts += [f"{name}: not measured, for it needs {why}" for name, why in found.missing.items()]
     console.print(*parts, sep="\n\n")
@@ -190,6 +192,34 @@ def _commands(found: Results) -> Iterator[RenderableType]:
     )
     woken = ", ".join(f"{who} {count}" for who, count in one.idle.items())
     yield f"two commands that wait, {one.rest_seconds:g} s, wake-ups: {woken}"
+
+
+def _terminals(found: Results) -> Iterator[RenderableType]:
+    if ptys := found.ptys:
+        rows = []
+        for name, way in ptys.ways.items():
+            to_ssh = ptys.ratios(name)
+            rows.append([
+                _PTYS[name], f"{way.start_ms:.0f}", f"{to_ssh.start:.2f}",
+                f"{way.key_us:.0f}", f"{way.key_p99_us:.0f}", f"{to_ssh.key:.2f}",
+                f"{way.mb_s:.0f}", f"{to_ssh.lines:.2f}",
+                f"{way.cpu_ms:.1f}", f"{to_ssh.cpu:.2f}",
+            ])  # fmt: skip
+        yield _table(
+            "Terminals: ms to the prompt, us to a key's echo, MB/s of lines, ms of CPU a MB",
+            ["by", "prompt", "to ssh", "key", "p99", "to ssh", "lines", "to ssh", "CPU", "to ssh"],
+            rows,
+        )
+    if one := found.terminals:
+        yield (
+            f"a terminal is handed over in {one.handover_ms:.0f} ms, at the most "
+            f"{max(one.handovers):.0f}"
+        )
+        yield (
+            f"a resize listener is ready after {one.start_ms:.0f} ms, at the most "
+            f"{max(one.starts):.0f}, and holds {one.held.private:.1f} MB of its own "
+            f"({one.held.pss:.1f} PSS); at rest, {one.rest_seconds:g} s: {one.idle} wake-ups"
+        )
 
 
 def _daemon(found: Results) -> Iterator[str]:

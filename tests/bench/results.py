@@ -8,9 +8,11 @@ from tests.bench.daemon import DaemonResult
 from tests.bench.fresh import Fresh
 from tests.bench.host import HostResult
 from tests.bench.moving import Moving
+from tests.bench.ptys import PtysResult
 from tests.bench.rest import Rest
 from tests.bench.share import Share
 from tests.bench.speed import Speed
+from tests.bench.terminals import TerminalsResult
 from tests.bench.versus import AtRest, Versus
 
 
@@ -26,6 +28,8 @@ class Results:
     fresh: list[Fresh] = dataclasses.field(default_factory=list)
     host: HostResult | None = None
     commands: CommandsResult | None = None
+    terminals: TerminalsResult | None = None
+    ptys: PtysResult | None = None
     answers: list[Answers] = dataclasses.field(default_factory=list)
     versus: list[Versus] = dataclasses.field(default_factory=list)
     at_rest: AtRest | None = None

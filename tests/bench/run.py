@@ -12,10 +12,12 @@ from tests.bench.host import run_host
 from tests.bench.moving import MOVING, run_moving
 from tests.bench.plan import Plan
 from tests.bench.processes import Child, build, x_server
+from tests.bench.ptys import run_ptys
 from tests.bench.rest import run_rest
 from tests.bench.results import Results
 from tests.bench.share import SHARES, run_share
 from tests.bench.speed import run_speed
+from tests.bench.terminals import run_terminals
 from tests.bench.versus import LOADS, run_at_rest, run_versus
 
 
@@ -38,6 +40,10 @@ def run(plan: Plan) -> Results:
     if "commands" in plan.parts:
         with tempfile.TemporaryDirectory(prefix="bench-") as name:
             found.commands = run_commands(plan, Path(name))
+    if "terminals" in plan.parts:
+        found.terminals = run_terminals(plan)
+        with tempfile.TemporaryDirectory(prefix="bench-") as name:
+            found.ptys = run_ptys(plan, Path(name))
     if "bus" in plan.parts:
         _ask(plan, found)
     return found

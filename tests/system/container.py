@@ -53,6 +53,7 @@ COMMANDS: Final = {
     "systemd-nspawn": "systemd-container",
     "setpriv": "util-linux",
     "unshare": "util-linux",
+    "nsenter": "util-linux",
     "flock": "util-linux",
 }
 
@@ -112,6 +113,16 @@ class Container:
         """Return where a file of the container is on the host, for as long as the container is."""
         # proc(5): the root of a process of its.
         return Path(f"/proc/{self._commander}/root{path}")
+
+    def enter_command(self, user: str = "root") -> list[str]:
+        """Return the start of an argv of the host's; the rest is run inside, as ``user``.
+
+        It keeps the terminal that it is started on, which is the host's.
+        """
+        return [
+            *("nsenter", f"--target={self._commander}", "--all", "--root", "--wd"),
+            *("setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"),
+        ]
 
     def run(
         self,

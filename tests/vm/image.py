@@ -76,6 +76,7 @@ PACKAGES: Final = (
 # and what the package recommends.
 DESKTOP: Final = (
     "libturbojpeg0",
+    "python3-seccomp",
     "lightdm",
     "lightdm-gtk-greeter",
     "openbox",

@@ -16,12 +16,13 @@ import pytest
 
 from tests.fixtures.host_channel import HostClient
 from tests.fixtures.host_exec import output_of
+from tests.fixtures.screen import Screen
 from tests.vm.channel import GuestError, GuestTimeoutError
 from tests.vm.desktop import SLOW, install
 from tests.vm.guest import Guest, machine_from_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from tests.vm.image import Image
@@ -36,7 +37,12 @@ DEVICE: Final = {
     "chardev": "host-channel",
     "name": PORT,
 }
+# A terminal whose other end the host has: /dev/hvc0 while it is plugged in.
+CONSOLE: Final = {"driver": "virtconsole", "id": "console", "chardev": "console"}
+HVC: Final = "/dev/hvc0"
+CONFIG: Final = "/etc/spice-sessiond/config.toml"
 AGENT: Final = "spice-session-agent@alice.service"
+RESIZED: Final = "VIRTAGENT_TERMINAL_RESIZED"
 SYNC_PATIENCE: Final = 5.0  # seconds, libvirt's
 SYNCS: Final = 12
 
@@ -105,29 +111,67 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def guest(guest_image: Image, path: Path) -> Iterator[Guest]:
     """Give a guest whose stream port was taken out, and that has no host channel yet."""
-    chardev = f"socket,id={DEVICE['chardev']},path={path},server=on,wait=off"
-    machine = dataclasses.replace(machine_from_environment(), devices=("-chardev", chardev))
+    devices = (
+        *("-chardev", f"socket,id={DEVICE['chardev']},path={path},server=on,wait=off"),
+        *("-chardev", f"socket,id={CONSOLE['chardev']},path={path}.console,server=on,wait=off"),
+    )
+    machine = dataclasses.replace(machine_from_environment(), devices=devices)
     with Guest(guest_image, directory=path.parent, machine=machine) as booted:
         booted.unplug_stream_port()
         yield booted
 
 
-def plug(guest: Guest) -> None:
+def add(guest: Guest, device: Mapping[str, str]) -> None:
     deadline = time.monotonic() + SLOW
     while True:
         try:
-            guest.qmp("device_add", **DEVICE)
-            break
+            guest.qmp("device_add", **device)
         except GuestError as error:
-            # QEMU lets go of the socket a moment after the guest has of the port.
-            if "in use" not in str(error) or time.monotonic() > deadline:
+            # QEMU lets go of the name and of the socket a moment after the guest has of the port.
+            if not any(it in str(error) for it in ("in use", "Duplicate")):
                 raise
+            if time.monotonic() > deadline:
+                raise
+        else:
+            return
+
+
+def plug(guest: Guest) -> None:
+    add(guest, DEVICE)
     guest.wait_for_path(f"/dev/virtio-ports/{PORT}", SLOW)
 
 
 def unplug(guest: Guest) -> None:
     guest.qmp("device_del", id=DEVICE["id"])
     guest.wait_for(["test", "!", "-e", f"/dev/virtio-ports/{PORT}"], timeout=SLOW)
+
+
+@contextlib.contextmanager
+def console(guest: Guest, path: Path) -> Iterator[Screen]:
+    """Plug the console in, with somebody at it."""
+    add(guest, CONSOLE)
+    # The first one of all brings the names of eight, which stay.
+    guest.wait_for(["stty", "-F", HVC], timeout=SLOW)
+    with socket.socket(socket.AF_UNIX) as terminal:
+        terminal.connect(f"{path}.console")
+        yield Screen(terminal.fileno(), patience=SLOW)
+    guest.qmp("device_del", id=CONSOLE["id"])
+
+
+def resize(guest: Guest, columns: int, rows: int) -> None:
+    guest.run(["stty", "-F", HVC, "cols", str(columns), "rows", str(rows)])
+
+
+def wait_resized(host: HostClient, columns: int, rows: int) -> None:
+    size = {"columns": columns, "rows": rows, "x-pixels": 0, "y-pixels": 0}
+    wanted = {"event": RESIZED, "data": {"terminal": HVC, **size}}
+    host.wait(lambda it: wanted.items() <= it.items(), SLOW)
+
+
+def wait_said(guest: Guest, text: str, times: int = 1) -> None:
+    """Wait until the daemon has said that so often."""
+    look = f"journalctl --boot --unit={SERVICE} --output=cat | grep --count --fixed-strings"
+    guest.wait_for(["sh", "-c", f'[ "$({look} "$0")" -ge {times} ]', text], timeout=SLOW)
 
 
 def wait_active(guest: Guest) -> None:
@@ -244,6 +288,66 @@ def test_a_restart_is_nothing_to_the_host(guest: Guest, path: Path) -> None:
         guest.run(["systemctl", "restart", SERVICE], timeout=SLOW)
         host.sync()
         assert guest.run(["systemctl", "--failed", "--plain", "--no-legend"]).stdout == ""
+
+
+def test_a_users_shell_on_a_console(guest: Guest, path: Path) -> None:
+    """Root's program has the console; the shell has a terminal of its own, as big as that one."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(alices_agent(guest))
+        with Libvirt(path) as host:
+            host.sync()
+            while not host.value("virtagent-list-users"):
+                pass
+        screen = stack.enter_context(console(guest, path))
+        on_console = (
+            f"exec setsid --ctty --wait spice-sessionctl shell --user alice <>{HVC} >&0 2>&0"
+        )
+        caller = guest.spawn(["sh", "-c", on_console], env={"TERM": "vt220"})
+        screen.wait(rb"\$ $")
+        screen.type(b"PS1='inner> '; stty -echo; bind 'set enable-bracketed-paste off'\r")
+        screen.wait(rb"[\r\n]inner> $")
+
+        def answer(script: bytes) -> list[bytes]:
+            mark = len(screen.shown)
+            screen.type(script + b"\r")
+            return screen.wait(rb"(?s)(.*\r\n)inner> $", mark)[1].splitlines()
+
+        # Nobody has said the console's size yet.
+        name, term, tty, size, owner = answer(
+            b"whoami; echo $0 $TERM; tty; stty size; stat -c %U $(tty)"
+        )
+        assert (name, term, size, owner) == (b"alice", b"-bash vt220", b"24 80", b"alice")
+        assert tty.startswith(b"/dev/pts/")
+        resize(guest, 100, 40)
+        assert answer(b"until [ \"$(stty size)\" = '40 100' ]; do :; done; echo now") == [b"now"]
+        mark = len(screen.shown)
+        screen.type(b"echo begun; sleep 1000\r")
+        screen.wait(rb"begun\r\n", mark)
+        screen.type(b"\x1a")
+        screen.wait(rb"Stopped +sleep 1000\r\ninner> $", mark)
+        mark = len(screen.shown)
+        screen.type(b"fg\r")
+        screen.wait(rb"sleep 1000\r\n", mark)
+        screen.type(b"\x03")
+        screen.wait(rb"[\r\n]inner> $", mark)
+        screen.type(b"exit 9\r")
+        assert caller.wait(SLOW).status == 9
+
+
+def test_a_console_that_comes_and_goes_is_watched(guest: Guest, path: Path) -> None:
+    guest.push(CONFIG, f'terminals.watch = ["{HVC}"]\n'.encode())
+    guest.run(["systemctl", "restart", SERVICE], timeout=SLOW)
+    nowhere = f"a terminal is not watched: {HVC}: No such device"
+    wait_said(guest, nowhere)
+    with HostClient(path) as host:
+        assert host.ask("virtagent-set-capabilities", events=True)["events"]
+        for times, columns in ((1, 132), (2, 133)):
+            with console(guest, path):
+                wait_said(guest, f"{HVC} is watched", times)
+                resize(guest, columns, 43)
+                wait_resized(host, columns, 43)
+            wait_said(guest, f"{HVC} is not listened to any more", times)
+            wait_said(guest, nowhere, times + 1)
 
 
 def test_a_port_that_is_unplugged_is_taken_again(guest: Guest, path: Path) -> None:
