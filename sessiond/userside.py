@@ -82,6 +82,7 @@ _ERRORS: Final = {
 }
 _NOT_STARTED: Final = {126: NOT_EXECUTABLE, 127: NO_SUCH_COMMAND}  # by StartError's exit code
 
+_LONGEST_PATH: Final = 4095  # PATH_MAX without its end, linux/limits.h
 _SIZE: Final = ("columns", "rows", "x-pixels", "y-pixels")
 _RESIZED: Final = {
     "terminal": Argument(Kind.STR),
@@ -291,6 +292,9 @@ class UserSide:
             size = WindowSize.of(*(data[name] for name in _SIZE))
         except (CommandError, ValueError) as error:
             log.debug("the agent of %s tells nonsense: %s", agent.name, error)
+            return
+        if len(data["terminal"]) > _LONGEST_PATH:
+            log.debug("the agent of %s tells of a path that there cannot be", agent.name)
             return
         self._on_resize(data["terminal"], size, agent.name)
 

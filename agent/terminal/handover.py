@@ -4,23 +4,18 @@ Understood by the programs that did this first: abstract addresses as long as ``
 one byte with three descriptors, standard input, output and error.
 """
 
-import array
 import errno
 import fcntl
 import os
 import socket
-from collections.abc import Sequence
 from typing import Final
 
 from sessiond.errors import SessiondError
+from sessiond.transport import rights
 from sessiond.transport.peer import Peer
 
-MESSAGE: Final = b"\x17"
-"""Without a byte Linux passes no descriptors; which it is means nothing."""
 COUNT: Final = 3
 _SUN_PATH: Final = 108  # bytes; sys/un.h
-_FD_SIZE: Final = array.array("i").itemsize
-_RIGHTS: Final = (socket.SOL_SOCKET, socket.SCM_RIGHTS)
 
 
 class HandoverError(SessiondError):
@@ -45,50 +40,31 @@ def is_trusted(peer: Peer) -> bool:
     return peer.uid in {0, os.geteuid()}
 
 
-def send(sock: socket.socket, fds: Sequence[int]) -> None:
-    """Send descriptors, in one message. Raises OSError where the peer is gone."""
-    rights = (*_RIGHTS, array.array("i", fds))
-    sock.sendmsg([MESSAGE], [rights], socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
-
-
 def receive(sock: socket.socket) -> list[int]:
     """Return the COUNT descriptors of a message, all above 2 and close-on-exec; the caller's.
 
     Raises HandoverError for everything else than exactly that; nothing of it stays open then.
     """
-    # One more of each than is wanted: the padding of three has room for a fourth anyway.
-    room = socket.CMSG_SPACE((COUNT + 1) * _FD_SIZE)
     try:
-        untrusted_data, control, flags, _ = sock.recvmsg(
-            len(MESSAGE) + 1, room, socket.MSG_CMSG_CLOEXEC
-        )
+        # One more of each than is wanted.
+        untrusted = rights.receive(sock, len(rights.DATA) + 1, COUNT + 1)
     except OSError as error:
         raise HandoverError(f"nothing came: {error.strerror or error}") from None
-    fds = _descriptors(control)
-    fault = _fault(len(untrusted_data), len(fds), flags)
-    del untrusted_data
-    if fault or len(control) != 1:
-        for fd in fds:
+    if fault := _fault(untrusted):
+        for fd in untrusted.fds:
             os.close(fd)
-        raise HandoverError(fault or "more came than a terminal")
-    return [above_stdio(fd) for fd in fds]
+        raise HandoverError(fault)
+    return [above_stdio(fd) for fd in untrusted.fds]
 
 
-def _descriptors(control: Sequence[tuple[int, int, bytes]]) -> list[int]:
-    fds = array.array("i")
-    for level, kind, data in control:
-        if (level, kind) == _RIGHTS:
-            fds.frombytes(data[: len(data) - len(data) % _FD_SIZE])
-    return fds.tolist()
-
-
-def _fault(size: int, count: int, flags: int) -> str:
-    if not size:
-        return "the other side went away"
-    if size != len(MESSAGE):
-        return f"{size} bytes came, not {len(MESSAGE)}"
-    if flags & socket.MSG_CTRUNC or count != COUNT:
-        return f"{count} descriptors came{', and more' * bool(flags & socket.MSG_CTRUNC)}"
+def _fault(untrusted: rights.Received) -> str:
+    if not untrusted.data:
+        return "the other side went away, or does not trust us"
+    if len(untrusted.data) != len(rights.DATA):
+        return f"{len(untrusted.data)} bytes came, not {len(rights.DATA)}"
+    if not untrusted.is_all or len(untrusted.fds) != COUNT:
+        more = "" if untrusted.is_all else " and more"
+        return f"{len(untrusted.fds)}{more} descriptors came, not {COUNT}"
     return ""
 
 

@@ -3,6 +3,7 @@
 That is until the program that has it now has ended, or the pane is gone.
 """
 
+import contextlib
 import os
 import select
 import signal
@@ -14,12 +15,14 @@ from typing import Final
 from agent.terminal import control, handover
 from agent.terminal.handover import HandoverError
 from agent.terminal.stderr import Stderr
+from sessiond.transport import rights
 from sessiond.transport.fds import OwnedFd
 from sessiond.transport.peer import peer_of
 
 # What a terminal's keys send to a shell's job in front, which we stay.
 _KEYS: Final = (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP)
 _HANG_UP: Final = 0  # poll(2) tells it unasked
+_TAKING: Final = 5.0  # seconds that a client has at most; it needs a millisecond
 _NO_KEYS: Final = (
     "this terminal's session is led by another process, so ^C and ^Z will not reach the program; "
     "let this be a pane's own command, such as: tmux new-window spice-sessionctl terminal serve"
@@ -70,7 +73,7 @@ class Offer:
     def __init__(self, terminal: OwnedFd | None, stderr: Stderr) -> None:
         self._terminal = terminal
         self._stderr = stderr
-        self._refused: set[int] = set()  # users, each told of once
+        self._told: set[tuple[str, int]] = set()  # users, and processes of trusted ones
         self._is_ours = False  # to give up
         if terminal and control.controls_us(terminal.fileno()):
             self._is_ours = control.is_leader()
@@ -103,30 +106,43 @@ class Offer:
     def _serve(self, sock: socket.socket) -> Client | None:
         peer = peer_of(sock)
         if not handover.is_trusted(peer):
-            if peer.uid not in self._refused:
-                self._stderr.say(f"refused: process {peer.pid} of user {peer.uid}")
-            self._refused.add(peer.uid)
+            self._say_once("user", peer.uid, f"refused: process {peer.pid} of user {peer.uid}")
             return None
         try:
             # 0 is a process of another PID namespace.
             pidfd = OwnedFd(os.pidfd_open(peer.pid)) if peer.pid else None
             self._send(sock)
         except OSError as error:
-            self._stderr.say(f"not handed to process {peer.pid}: {error.strerror}")
+            text = f"not handed to process {peer.pid}: {error.strerror}"
+            self._say_once("process", peer.pid, text)
             return None
         return Client(pidfd)
 
     def _send(self, sock: socket.socket) -> None:
+        """Send it to who takes it. Raises OSError, and keeps it, where it is not taken."""
         if not (self._terminal and self._is_ours):
-            handover.send(sock, control.STDIO)
+            _send(sock)
             return
         # Before, as who receives it takes it at once.
         control.give_up(self._terminal.fileno())
         try:
-            handover.send(sock, control.STDIO)
+            _send(sock)
         except OSError:
             control.take(self._terminal.fileno())
             raise
+
+    def _say_once(self, kind: str, number: int, text: str) -> None:
+        if (kind, number) not in self._told:
+            self._told.add((kind, number))
+            self._stderr.say(text)
+
+
+def _send(sock: socket.socket) -> None:
+    rights.send(sock, control.STDIO)
+    sock.settimeout(_TAKING)
+    # Who has it hangs up; who does so without, as it does not trust us, resets the connection.
+    with contextlib.suppress(TimeoutError):
+        sock.recv(1)
 
 
 def _check_open(fd: int) -> None:

@@ -139,6 +139,8 @@ def _take(tty: int) -> None:
         fcntl.ioctl(tty, termios.TIOCSCTTY, 0)  # 0: never steal it
     except PermissionError:
         sys.exit(NOT_OURS)
+    except OSError as error:  # it has just gone
+        sys.exit(f"the listener to resizes cannot have its terminal: {error.strerror}")
 
 
 def _confine_by(binding: str) -> None:

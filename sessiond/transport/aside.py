@@ -6,6 +6,8 @@ few, and waited for at the program's end, which then never comes.
 
 import asyncio
 import contextlib
+import errno
+import os
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -14,7 +16,10 @@ T = TypeVar("T")
 
 
 def run_aside(function: Callable[[], T]) -> "asyncio.Future[T]":
-    """Call ``function`` in a thread of its own; the future has what it returns, or raises."""
+    """Call ``function`` in a thread of its own; the future has what it returns, or raises.
+
+    That is BlockingIOError where the kernel has no thread for it.
+    """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
@@ -36,5 +41,9 @@ def run_aside(function: Callable[[], T]) -> "asyncio.Future[T]":
             loop.call_soon_threadsafe(settle, outcome, error)
 
     # A daemon thread, which the program's end does not wait for.
-    threading.Thread(target=run, name="aside", daemon=True).start()
+    thread = threading.Thread(target=run, name="aside", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        future.set_exception(BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)))
     return future

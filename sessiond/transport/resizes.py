@@ -36,9 +36,13 @@ PACE: Final = 0.25
 _PROGRAM: Final = Path(__file__).parents[2] / "agent" / "terminal" / "sigwinch.py"
 # Debian's, which is libseccomp's own; PyPI's, which has the same interface.
 _BINDINGS: Final = ("seccomp", "pyseccomp")
+_DRIVERS: Final = Path("/proc/tty/drivers")  # proc(5)
 _WINSIZE: Final = struct.Struct("=4H")  # ioctl_tty(2): rows, columns, and both in pixels
 _READ: Final = 1 << 16  # bytes: a whole pipe
-_REASONS: Final = {3: "it is another session's terminal"}  # by the program's exit status
+_REASONS: Final = {  # by the program's exit status
+    0: "its listener does not begin",  # and ends when it is not waited for any more
+    3: "it is another session's terminal",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,11 +172,9 @@ async def _start(path: str, command: Sequence[str]) -> _Child:
 def _spawn(path: str, command: Sequence[str]) -> _Child:
     with contextlib.ExitStack() as on_error:
         place = on_error.enter_context(OwnedFd(os.open(path, os.O_PATH | os.O_CLOEXEC)))
-        if not stat.S_ISCHR(os.fstat(place.fileno()).st_mode):
+        if not _is_terminal(os.fstat(place.fileno())):
             raise SessiondError(f"{path} is no terminal")
         with _opened(place) as tty:
-            if not os.isatty(tty):
-                raise SessiondError(f"{path} is no terminal")
             ours, its = map(OwnedFd, os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK))
             on_error.enter_context(ours)
             with its:
@@ -181,6 +183,22 @@ def _spawn(path: str, command: Sequence[str]) -> _Child:
         child = _Child(place, ours, process, OwnedFd(os.pidfd_open(process.pid)))
         on_error.pop_all()
     return child
+
+
+def _is_terminal(found: os.stat_result) -> bool:
+    """Return whether that is a terminal, and no pty's master, by what the kernel has of each kind.
+
+    It is not opened for that: a watchdog, a tape or a camera would act on it.
+    """
+    if not stat.S_ISCHR(found.st_mode):
+        return False
+    major, minor = os.major(found.st_rdev), os.minor(found.st_rdev)
+    for line in _DRIVERS.read_text(encoding="ascii").splitlines():
+        *_, node, its_major, minors, kind = line.split()
+        first, _, last = minors.partition("-")
+        if major == int(its_major) and int(first) <= minor <= int(last or first):
+            return node != "/dev/ptmx" and kind != "pty:master"
+    return False
 
 
 def _popen(command: Sequence[str], tty: int, pipe: int) -> "subprocess.Popen[bytes]":

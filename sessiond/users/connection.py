@@ -57,7 +57,7 @@ class Limits:
     answer: float = 30.0  # for an agent
     calls: int = 64  # that one agent has to answer
     requests: int = 8  # of one agent that the host has to answer
-    notices: int = 20  # of one agent in a period
+    notices: int = 20  # of one user's agents in a period
     resizes: int = 700  # likewise: of 16 terminals, four in a second (transport.resizes)
     unsent: int = 16 << 20  # that one agent has not read
     unasked: int = 1 << 20  # a line that is no answer, or no long one
@@ -65,6 +65,26 @@ class Limits:
 
 
 Answer = Callable[[rpc.Result], None]
+
+
+class Notices:
+    """What a user's agents may tell, one after the other: a newer one has what is left."""
+
+    def __init__(self, user: str, limits: Limits) -> None:
+        tell = functools.partial(_tell_suppressed, user)
+        self._resizes = Budget(limits.resizes, limits.period, tell)
+        self._others = Budget(limits.notices, limits.period, tell)
+
+    def take(self, event: str) -> bool:
+        """Return whether a notice is heard, by those before it."""
+        if event == COMMAND_EXITED:
+            return True
+        return (self._resizes if event == TERMINAL_RESIZED else self._others).take()
+
+    def close(self) -> None:
+        """Say what there is left to say."""
+        self._resizes.close()
+        self._others.close()
 
 
 class Handler(Protocol):
@@ -109,8 +129,7 @@ class Connection:
         # Long answers by id, those that come too late to be waited for among them.
         self._owed = deque[int](maxlen=limits.calls)
         self._requests = 0
-        self._notices = Budget(limits.notices, limits.period, self._tell_suppressed)
-        self._resizes = Budget(limits.resizes, limits.period, self._tell_suppressed)
+        self._notices: Notices | None = None
 
     @property
     def has_hung_up(self) -> bool:
@@ -119,9 +138,10 @@ class Connection:
         poll.register(self._sock, select.POLLRDHUP)
         return bool(poll.poll(0))
 
-    def serve(self, agent: UserAgent) -> None:
+    def serve(self, agent: UserAgent, notices: Notices) -> None:
         """Hear the peer, which is this agent, from now on."""
         self.agent = agent
+        self._notices = notices
         self._loop.add_reader(self._sock, self._on_readable)
 
     def call(
@@ -169,8 +189,8 @@ class Connection:
             self._write()  # who does not read does not hear it
         self._loop.remove_writer(self._sock)
         self._unsent.clear()
-        self._notices.close()
-        self._resizes.close()
+        if self._notices:
+            self._notices.close()
         self._drops.close(self._sock)
 
     # What comes.
@@ -211,7 +231,7 @@ class Connection:
             case rpc.Call():
                 self._ask(message)
             case rpc.Notice():
-                if self._may_tell(message.event):
+                if self._notices and self._notices.take(message.event):
                     self._handler.on_notice(self, message)
             case rpc.Farewell():
                 raise ProtocolError("an error has no id")
@@ -255,15 +275,6 @@ class Connection:
 
         self._handler.on_call(self, call, answer)
 
-    def _may_tell(self, event: str) -> bool:
-        """Return whether a notice is heard, by those before it."""
-        if event == COMMAND_EXITED:
-            return True
-        return (self._resizes if event == TERMINAL_RESIZED else self._notices).take()
-
-    def _tell_suppressed(self, count: int) -> None:
-        log.warning("the agent of %s: %d notices suppressed", self.agent.name, count)
-
     # What goes: every byte by ``_write``.
 
     def _send(self, message: rpc.Message, passed: Passed | None = None) -> None:
@@ -301,6 +312,10 @@ class Connection:
 
     def _end(self, fault: str) -> None:
         self._handler.on_end(self, fault)
+
+
+def _tell_suppressed(user: str, count: int) -> None:
+    log.warning("the agent of %s: %d notices suppressed", user, count)
 
 
 def _bounded(error: CommandError) -> CommandError:

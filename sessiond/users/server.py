@@ -21,7 +21,7 @@ from sessiond.transport.drops import Drops
 from sessiond.transport.passing import Passed
 from sessiond.transport.peer import Peer, peer_of
 from sessiond.transport.refusals import Refusals
-from sessiond.users.connection import Answer, Connection, Limits
+from sessiond.users.connection import Answer, Connection, Limits, Notices
 from sessiond.users.names import UserNames
 from sessiond.wire import rpc
 
@@ -66,6 +66,7 @@ class UserAgents:
         self.agents: Mapping[int, UserAgent] = MappingProxyType(self._agents)
         self._came = Counter[int]()  # by uid, in this period
         self._period_ends = 0.0
+        self._notices: dict[int, Notices] = {}  # by uid, of those who came in this period or stay
         self._refusals = Refusals("a user's agent")
         self._drops = Drops()
         self._acceptor: Acceptor | None = None
@@ -143,6 +144,7 @@ class UserAgents:
             raise SessiondError(f"its user has {limits.unnamed} connections that wait already")
         if self._loop.time() >= self._period_ends:
             self._came.clear()
+            self._notices = {uid: it for uid, it in self._notices.items() if uid in self._served}
             self._period_ends = self._loop.time() + limits.period
         if self._came[peer.uid] >= limits.often or self._came.total() >= limits.often_all:
             raise SessiondError(f"there were too many connections within {limits.period:g} s")
@@ -186,7 +188,9 @@ class UserAgents:
         agent = UserAgent(peer.uid, name, peer.pid, time.time())
         before, old = self._agents.get(peer.uid), self._served.get(peer.uid)
         self._agents[peer.uid], self._served[peer.uid] = agent, connection
-        connection.serve(agent)
+        if peer.uid not in self._notices:
+            self._notices[peer.uid] = Notices(name, self._limits)
+        connection.serve(agent, self._notices[peer.uid])
         if before and old:
             old.fail_calls("agent replaced")
             old.close(f"agent replaced: pid {peer.pid} has taken over")

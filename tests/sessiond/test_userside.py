@@ -188,6 +188,7 @@ async def test_host_hears_of_terminals_that_agents_watch(tmp_path: Path) -> None
             data | {"columns": 65536},
             data | {"columns": "80"},
             data | {"terminal": 1},
+            data | {"terminal": "/" + "x" * 4095},
             data | {"user": "root"},
         ):
             agent.send(rpc.Notice("TERMINAL_RESIZED", nonsense))

@@ -20,6 +20,7 @@ from typing import Any, Final
 import pytest
 
 from agent.terminal import handover
+from sessiond.transport import rights
 
 ROOT: Final = Path(__file__).parents[3]
 # Isolated, and without what is installed: the standard library and the tree, as in an initramfs.
@@ -118,7 +119,7 @@ def test_it_becomes_the_command_with_what_it_receives(
         connection, _ = listener.accept()
         pipes = [os.pipe() for _ in range(3)]
         with connection:
-            handover.send(connection, (pipes[0][0], pipes[1][1], pipes[2][1]))
+            rights.send(connection, (pipes[0][0], pipes[1][1], pipes[2][1]))
     os.write(pipes[0][1], b"in\n")
     assert outcome(attach) == (9, "", "")
     assert os.read(pipes[1][0], 99) == b"out in\n"
@@ -135,7 +136,7 @@ def test_it_tries_again_for_as_long_as_it_may(start: Start, name: str) -> None:
     with listen_at(handover.addresses(name)[1]) as listener:
         connection, _ = listener.accept()
         with connection, open(os.devnull, "r+b") as null:
-            handover.send(connection, [null.fileno()] * 3)
+            rights.send(connection, [null.fileno()] * 3)
         assert outcome(attach) == (0, "", "")
 
 
@@ -165,12 +166,12 @@ def test_the_first_process_falls_back_unasked(name: str) -> None:
 @pytest.mark.parametrize(
     ("data", "count", "complaint"),
     [
-        (b"", 0, "the other side went away"),
-        (b"\x17", 0, "0 descriptors came"),
-        (b"\x17", 1, "1 descriptors came"),
-        (b"\x17", 2, "2 descriptors came"),
-        (b"\x17", 4, "4 descriptors came"),
-        (b"\x17", 100, "4 descriptors came, and more"),
+        (b"", 0, "the other side went away, or does not trust us"),
+        (b"\x17", 0, "0 descriptors came, not 3"),
+        (b"\x17", 1, "1 descriptors came, not 3"),
+        (b"\x17", 2, "2 descriptors came, not 3"),
+        (b"\x17", 4, "4 descriptors came, not 3"),
+        (b"\x17", 100, "4 and more descriptors came, not 3"),
         (b"\x17\x17", 3, "2 bytes came, not 1"),
     ],
 )
@@ -196,7 +197,7 @@ def test_a_command_that_cannot_be_run(
         attach = start("attach", "--", command)
         connection, _ = listener.accept()
         with connection, open(os.devnull, "r+b") as null:
-            handover.send(connection, [null.fileno()] * 3)
+            rights.send(connection, [null.fileno()] * 3)
         text = f"spice-session-agent: cannot run {command!r}: {complaint}\n"
         assert outcome(attach) == (status, "", text)
 
@@ -227,7 +228,7 @@ def test_another_users_terminal_is_not_taken(start: Start, name: str) -> None:
             attach = start("attach", "--", "true")
             connection, _ = listener.accept()
             with connection, open(os.devnull, "r+b") as null:
-                handover.send(connection, [null.fileno()] * 3)
+                rights.send(connection, [null.fileno()] * 3)
             assert outcome(attach) == (0, "", "")
     finally:
         squatter.kill()
@@ -301,6 +302,25 @@ def test_a_client_that_vanishes_does_not_take_the_terminal_along(
     attach = start("attach", "--wait", "20", "--", "sh", "-c", "ps -o tty= -p $$; echo done")
     seen = read_until(master, b"done")
     assert b"pts/" in seen  # it controls the command: the server had taken it back, to give it up
+    assert attach.wait(TIMEOUT) == 0
+    assert serve.wait(TIMEOUT) == 0
+
+
+def test_a_client_that_does_not_take_it_leaves_it_to_others(
+    pane: tuple[int, "subprocess.Popen[str]"], start: Start, name: str
+) -> None:
+    """As ``attach`` does with a server of whom it learns that it is another user's."""
+    master, serve = pane
+    read_until(master, b"is offered as")
+    for address in handover.addresses(name):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(address)
+            assert select.select([client], [], [], TIMEOUT)[0]
+    seen = read_until(master, b"not handed to process")
+    attach = start("attach", "--wait", "20", "--", "sh", "-c", "ps -o tty= -p $$; echo done")
+    seen += read_until(master, b"done")
+    assert b"pts/" in seen  # as above
+    assert seen.count(b"not handed") == 1  # of one process
     assert attach.wait(TIMEOUT) == 0
     assert serve.wait(TIMEOUT) == 0
 

@@ -11,6 +11,7 @@ import pytest
 
 from agent.terminal import handover
 from agent.terminal.handover import HandoverError
+from sessiond.transport import rights
 from sessiond.transport.peer import Peer
 
 # struct sockaddr_un as the C programs bind it, and their control message for 0, 1, 2.
@@ -79,7 +80,7 @@ def test_root_and_ourselves_are_trusted_and_nobody_else() -> None:
 
 def test_the_message_is_that_of_the_c_programs(pair: tuple[socket.socket, socket.socket]) -> None:
     sender, receiver = pair
-    handover.send(sender, (0, 1, 2))
+    rights.send(sender, (0, 1, 2))
     data, [(level, kind, body)], flags, _ = receiver.recvmsg(16, socket.CMSG_SPACE(64))
     fds = array.array("i", body)
     for fd in fds:
@@ -95,7 +96,7 @@ def test_what_is_received_is_what_was_sent(pair: tuple[socket.socket, socket.soc
     sender, receiver = pair
     pipes = [os.pipe() for _ in range(3)]
     sent = [write for _, write in pipes]
-    handover.send(sender, sent)
+    rights.send(sender, sent)
     fds = handover.receive(receiver)
     assert [os.fstat(fd).st_ino for fd in fds] == [os.fstat(fd).st_ino for fd in sent]
     assert not any(os.get_inheritable(fd) for fd in fds)
@@ -113,12 +114,12 @@ def test_the_bytes_value_means_nothing(pair: tuple[socket.socket, socket.socket]
 @pytest.mark.parametrize(
     ("data", "count", "complaint"),
     [
-        (b"\x17", 0, "^0 descriptors came$"),
-        (b"\x17", 1, "^1 descriptors came$"),
-        (b"\x17", 2, "^2 descriptors came$"),
-        (b"\x17", 4, "^4 descriptors came$"),
-        (b"\x17", 5, "^4 descriptors came, and more$"),
-        (b"\x17", 253, "^4 descriptors came, and more$"),
+        (b"\x17", 0, "^0 descriptors came, not 3$"),
+        (b"\x17", 1, "^1 descriptors came, not 3$"),
+        (b"\x17", 2, "^2 descriptors came, not 3$"),
+        (b"\x17", 4, "^4 descriptors came, not 3$"),
+        (b"\x17", 5, "^4 and more descriptors came, not 3$"),
+        (b"\x17", 253, "^4 and more descriptors came, not 3$"),
         (b"\x17\x17", 3, "^2 bytes came, not 1$"),
         (b"\x17\x17\x17", 3, "^2 bytes came, not 1$"),
     ],
@@ -155,7 +156,7 @@ def test_a_receiver_that_has_gone_is_an_error_and_no_signal(
     sender, receiver = pair
     receiver.close()
     with pytest.raises(BrokenPipeError):
-        handover.send(sender, (0, 1, 2))
+        rights.send(sender, (0, 1, 2))
 
 
 @pytest.mark.parametrize("free", [(0,), (2,), (0, 1), (0, 1, 2)], ids=str)
@@ -170,7 +171,7 @@ def test_numbers_of_the_standard_streams_are_not_taken(free: tuple[int, ...]) ->
             for fd in free:
                 with contextlib.suppress(OSError):
                     os.close(fd)
-            handover.send(sender, (pipe[0], pipe[1], pipe[0]))
+            rights.send(sender, (pipe[0], pipe[1], pipe[0]))
             fds = handover.receive(receiver)
             same = [os.fstat(fd).st_ino for fd in fds] == [os.fstat(pipe[0]).st_ino] * 3
             sock = handover.stream_socket()

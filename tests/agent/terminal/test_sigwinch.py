@@ -200,6 +200,17 @@ def test_second_one_of_a_terminal_ends_at_once(pty: Pseudo, listener: Listener) 
     assert listener.heard() == b"\n"
 
 
+def test_terminal_that_goes_before_is_one_line(pty: Pseudo) -> None:
+    os.close(pty.master)
+    pty.master = -1
+    with Listener(pty.slave) as listener:
+        os.close(listener.end)
+        assert listener.wait_bytes() == b""
+        _, said = listener.process.communicate(timeout=PATIENCE)
+    assert listener.process.returncode == 1
+    assert said == "the listener to resizes cannot have its terminal: Input/output error\n"
+
+
 def test_another_one_may_follow(pty: Pseudo, listener: Listener) -> None:
     listener.stop_reading()
     assert listener.wait_exit() == 0

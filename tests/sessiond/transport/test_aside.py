@@ -72,3 +72,19 @@ def wait_aside() -> None:
     for thread in threading.enumerate():
         if thread.name == "aside":
             thread.join()
+
+
+def test_kernel_that_has_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for a user who has all the processes that they may have."""
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        with monkeypatch.context() as context:
+            context.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(BlockingIOError, match="temporarily unavailable"):
+                await run_aside(lambda: 0)
+        assert await run_aside(lambda: 0) == 0
+
+    asyncio.run(main())

@@ -7,6 +7,7 @@ import logging
 import os
 import select
 import signal
+import stat
 from typing import TYPE_CHECKING
 
 import pytest
@@ -171,6 +172,7 @@ async def test_what_is_no_terminal_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path, reason in (
         ("/dev/null", "/dev/null is no terminal"),
+        ("/dev/ptmx", "/dev/ptmx is no terminal"),
         (str(tmp_path / "fifo"), "fifo is no terminal"),
         (str(tmp_path / "file"), "file is no terminal"),
         (str(tmp_path), "is no terminal"),
@@ -183,6 +185,19 @@ async def test_what_is_no_terminal_is_refused(tmp_path: Path) -> None:
                 pass
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes root")
+@in_loop
+async def test_what_is_no_terminal_is_not_even_opened(tmp_path: Path) -> None:
+    """Who opens a watchdog starts it, and who opens a tape rewinds it."""
+    device = tmp_path / "device"
+    os.mknod(device, stat.S_IFCHR | 0o600, os.makedev(240, 7))  # of nobody, for experiments
+    with pytest.raises(OSError, match="No such device"):
+        os.close(os.open(device, os.O_RDONLY))
+    with pytest.raises(SessiondError, match=f"^{device} is no terminal$"):
+        async with listening(str(device), listener_command()):
+            pass
+
+
 @in_loop
 async def test_program_that_cannot_be_had_is_an_error(pty: Pseudo) -> None:
     for command, reason in (
@@ -192,6 +207,14 @@ async def test_program_that_cannot_be_had_is_an_error(pty: Pseudo) -> None:
         with pytest.raises(SessiondError, match=reason):
             async with listening(pty.path, command):
                 pass
+
+
+@in_loop
+async def test_one_that_does_not_begin(pty: Pseudo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resizes, "START", 0.0)
+    with pytest.raises(SessiondError, match=f"^{pty.path}: its listener does not begin$"):
+        async with listening(pty.path, listener_command()):
+            pass
 
 
 @in_loop

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sessiond.errors import SessiondError
-from sessiond.transport.terminal_passing import DATA, receive_master, send_master
+from sessiond.transport.rights import DATA
+from sessiond.transport.terminal_passing import receive_master, send_master
 from tests.fixtures.pseudo import Pseudo
 
 if TYPE_CHECKING:

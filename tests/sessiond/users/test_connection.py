@@ -237,6 +237,28 @@ async def test_a_flood_of_notices(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @in_loop
+async def test_a_flood_of_notices_by_one_agent_after_the_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with world() as it:
+        clock = Clock()
+        for goes_first in (True, False, False):  # else the next one takes over
+            agent = await it.agent()
+            await agent.say(*(rpc.Notice("X") for _ in range(15)), rpc.Call("end", {}, 1))
+            await it.signal.until(lambda: bool(it.calls))
+            it.calls.clear()
+            if goes_first:
+                agent.sock.close()
+                await it.wait_changes(len(it.changes) + 1)
+        assert len(it.notices) == Limits().notices
+        clock.advance(10)
+        await (await it.agent()).say(rpc.Notice("Y"))
+        await it.signal.until(lambda: len(it.notices) == Limits().notices + 1)
+        counts = [int(text.split()[4]) for text in caplog.messages]
+        assert sum(counts) == 3 * 15 - Limits().notices
+
+
+@in_loop
 async def test_resizes_may_be_told_more_often(caplog: pytest.LogCaptureFixture) -> None:
     with world() as it:
         agent = await it.agent()
