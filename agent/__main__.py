@@ -20,6 +20,7 @@ from sessiond.errors import RunningError, SessiondError, UsageError
 log = logging.getLogger("spice-session-agent")
 
 _STATUSES: Final = {UsageError: 2, RunningError: 3}
+_INTERRUPTED: Final = 128 + 2  # SIGINT: as a shell has it
 
 # Each imports what it needs, and nothing of what the others do.
 _COMMANDS: Final = {
@@ -32,22 +33,25 @@ _COMMANDS: Final = {
     "terminal": ("agent.terminal.main", "terminal"),
     "pty": ("agent.terminal.pty", "pty"),
 }
+_AGENTS: Final = ("stream", "placeholder", "user", "qrexec")  # which go on until told to end
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program and return its exit status."""
     logging.basicConfig(format="spice-session-agent: %(message)s", level=logging.INFO)
+    command = ""
     try:
         options = parse(sys.argv[1:] if argv is None else argv)
+        command = options.command
         if options.debug:
             logging.getLogger().setLevel(logging.DEBUG)
-        _command(options.command)(options)
+        _command(command)(options)
     except SessiondError as error:
         log.error("%s", error)  # noqa: TRY400 (the traceback is for developers)
         log.debug("traceback", exc_info=True)
         return _STATUSES.get(type(error), 1)
-    except KeyboardInterrupt:
-        return 0  # before the loop took the signal over
+    except KeyboardInterrupt:  # before anybody took the signal over
+        return 0 if command in _AGENTS else _INTERRUPTED
     return 0
 
 

@@ -1,5 +1,6 @@
 """A new terminal (pty(7)), and a program on it: the leader of the session that it controls."""
 
+import errno
 import os
 import pwd
 import sys
@@ -86,7 +87,12 @@ def begin(
             fd, end = reporting.fileno(), terminal.end.fileno()
             script = [sys.executable, *_PYTHON, str(_LEADER), str(fd)]
             words = [*map(os.fsencode, script), file or argv[0], *argv]
-            process = popen(words, (end, end, end), env, cwd, passed=[fd])
+            try:
+                process = popen(words, (end, end, end), env, cwd, passed=[fd])
+            except OSError as error:
+                if error.errno == errno.E2BIG:  # the words, of which it is the script that has them
+                    error.filename = argv[0]
+                raise
         number = os.read(report.fileno(), _MAX_NUMBER)  # b"": it is executed, or was killed
     if number:
         process.wait()

@@ -3,7 +3,7 @@
 Between fork(2) and execve(2) of a process with threads nothing of Python's may run, for a lock that
 another thread had will never be released; and what may, in subprocess, does not know TIOCSCTTY
 (ioctl_tty(2)). So that is done behind an execve(2) of this script, which leads a session already:
-its stdin is the terminal.
+its stdin is the terminal. All signals are as in a new login.
 
 Its words are the number of a descriptor, the program's file, and the program's words. There it
 writes the error's number if that cannot be executed; it is closed if it is. It needs no more than
@@ -24,8 +24,11 @@ def main() -> None:
     report = int(sys.argv[1])
     file, *words = map(os.fsencode, sys.argv[2:])
     os.set_inheritable(report, False)
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which this interpreter ignores
+    # What keys send is not to be lost because whoever began us ignores it, as a script's "&" does;
+    # and this interpreter ignores some itself.
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     try:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
         os.execvpe(file, words, environment())

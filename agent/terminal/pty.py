@@ -32,7 +32,7 @@ def pty(options: argparse.Namespace) -> NoReturn:
         with start_errors(argv[0]):
             terminal = open_terminal(options.size or own_window_size())
             process = begin(terminal, argv, os.environb)
-        status = asyncio.run(_relay(process, terminal.master))
+            status = asyncio.run(_relay(process, terminal.master))
     except StartError as error:
         sys.stderr.write(f"{error}\n")
         status = error.exit_code
@@ -40,9 +40,9 @@ def pty(options: argparse.Namespace) -> NoReturn:
 
 
 async def _relay(process: "subprocess.Popen[bytes]", master: OwnedFd) -> int:
-    """Return the exit status: the command's, or ours if we leave before it ends.
+    """Return the exit status: the command's, or ours if we leave before all of it is written.
 
-    Then its terminal is hung up, with us, and nobody waits for it.
+    Then its terminal is hung up, with us, and nobody waits for it. Raises OSError.
     """
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
@@ -51,8 +51,9 @@ async def _relay(process: "subprocess.Popen[bytes]", master: OwnedFd) -> int:
         relay.left.add_done_callback(lambda _: ended.set())
         await ended.wait()
         loop.remove_reader(pidfd.fileno())
+        if not relay.left.done():
+            await relay.drain()
         if relay.left.done():
             return relay.left.result()
-        await relay.drain()
     status = process.wait()
     return status if status >= 0 else KILLED - status

@@ -162,13 +162,13 @@ class Runs:
         return running
 
     async def _aside(self, start: Callable[[], T]) -> T:
-        try:
-            starting = run_aside(start)
-        except RuntimeError as error:  # the kernel has no thread for us
-            raise StartError(f"cannot start it: {error}", PROBLEM) from error
+        starting = run_aside(start)
         self._starting.add(starting)
         starting.add_done_callback(self._starting.discard)
-        return await starting
+        try:
+            return await starting
+        except BlockingIOError as error:  # the kernel has no thread for us
+            raise StartError(f"cannot start it: {error.strerror}", PROBLEM) from error
 
     def _added(self, running: Running) -> Running:
         self._running.add(running)

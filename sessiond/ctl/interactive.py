@@ -35,6 +35,7 @@ class Interactive(Execution):
         nowhere = self._nowhere.fileno()
         self.fds = (self._theirs.fileno(), nowhere, nowhere)
         self._master: OwnedFd | None = None
+        self._left = 0  # the exit status, if not all that was said could be written
 
     def __enter__(self) -> Self:
         return self
@@ -48,6 +49,11 @@ class Interactive(Execution):
         for it in (self._ours, self._theirs, self._nowhere, self._master):
             if it:
                 it.close()
+
+    async def run(self, options: Namespace) -> int:
+        """Return the exit status. Raises SessiondError."""
+        status = await super().run(options)
+        return self._left or status
 
     def choices(self, options: Namespace) -> dict[str, Variant]:
         """Return RunCommand's options."""
@@ -77,12 +83,13 @@ class Interactive(Execution):
         try:
             with Relay(self._master) as relay:
                 await self._follow(relay)
-        except (OSError, RuntimeError) as error:
+        except OSError as error:
             self._fail(SessiondError(f"this terminal cannot be used: {error}"))
 
     async def _follow(self, relay: Relay) -> None:
         await asyncio.wait([self._status, relay.left], return_when=asyncio.FIRST_COMPLETED)
-        if relay.left.done():
-            self._end(relay.left.result())
-        elif not self._status.exception():
+        if not relay.left.done() and not self._status.exception():
             await relay.drain()
+        if relay.left.done():
+            self._left = relay.left.result()
+            self._end(self._left)

@@ -40,11 +40,12 @@ class Pump:
     """Owns the ``master`` of a terminal, which becomes non-blocking.
 
     ``typing`` and ``saying`` are done when the one direction has ended, and the other; they are not
-    to be cancelled. Nobody waits for a thread whose own side takes nothing.
+    to be cancelled; each is a BlockingIOError where the kernel has no thread for it. Nobody waits
+    for a thread whose own side takes nothing.
     """
 
     def __init__(self, master: OwnedFd, *, stdin: int, stdout: int) -> None:
-        """Begin. Raises OSError, and RuntimeError where the kernel has no more threads."""
+        """Begin. Raises OSError."""
         os.set_blocking(master.fileno(), False)
         told, tell = os.pipe()
         self._told, self._tell = OwnedFd(told), OwnedFd(tell)  # at its end once we were told

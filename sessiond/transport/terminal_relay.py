@@ -44,7 +44,8 @@ class Relay:
 
     ``left`` is done when it is time to leave, and not to be cancelled; it has the exit status: 128
     and the number of a signal that told us to end, of SIGHUP where our own terminal has gone, of
-    SIGPIPE where nobody reads ``stdout`` any more. Nothing more is relayed then.
+    SIGPIPE where nobody reads ``stdout`` any more. It is an OSError where the kernel has no threads
+    for this. Nothing more is relayed then.
     """
 
     def __init__(self, master: OwnedFd, *, stdin: int = 0, stdout: int = 1) -> None:
@@ -59,7 +60,7 @@ class Relay:
         self.left: asyncio.Future[int] = self._loop.create_future()
 
     def __enter__(self) -> Self:
-        """Begin. Raises OSError, and RuntimeError where the kernel has no more threads."""
+        """Begin. Raises OSError."""
         try:
             self._begin()
         except BaseException:
@@ -114,11 +115,12 @@ class Relay:
 
     def _end(self) -> None:
         self.hang_up()
+        if self._raw:
+            self._raw.leave()  # while no signal ends us yet
+            self._raw = None  # nor is one that has come already to undo it
         for number in self._handled:
             self._loop.remove_signal_handler(number)
         self._handled.clear()
-        if self._raw:
-            self._raw.leave()
 
     def _handle(
         self, number: signal.Signals, handler: Callable[..., None], *arguments: int
@@ -128,7 +130,11 @@ class Relay:
             self._handled.add(number)
 
     def _on_end(self, done: "asyncio.Future[Outcome]", number: int) -> None:
-        if done.result() is Outcome.LOST:
+        if error := done.exception():
+            if not self.left.done():
+                self.left.set_exception(error)
+            self.hang_up()
+        elif done.result() is Outcome.LOST:
             self._leave(KILLED + number)
 
     def _leave(self, status: int) -> None:

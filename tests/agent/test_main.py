@@ -49,6 +49,19 @@ def test_one_line_and_a_status(
     assert errors[0].exc_info is None
 
 
+@pytest.mark.parametrize(("command", "status"), [("stream", 0), ("pty", 130)])
+def test_interrupted_before_it_has_begun(
+    command: str, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What only goes on until then has done all that it was to do; a command has not."""
+
+    def interrupt(_name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("agent.__main__._command", interrupt)
+    assert main([command, *(["true"] if command == "pty" else [])]) == status
+
+
 def test_an_x_display_is_looked_for_without_a_process() -> None:
     # Where another process is started, sys.audit says so before.
     code = """if True:

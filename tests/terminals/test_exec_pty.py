@@ -208,6 +208,18 @@ def test_nobody_reads_its_output(stage: Stage) -> None:
     wait_gone(pid)
 
 
+def test_nobody_reads_what_it_has_written_before_its_end(stage: Stage) -> None:
+    mark = stage.daemon.now()
+    with subprocess.Popen(
+        on_pty(stage, "seq", "3000"), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout
+        fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)
+        stage.daemon.wait_line(r"run 'seq' .*: exit code 0", after=mark)
+        process.stdout.close()
+        assert process.wait(LIMIT) == 128 + signal.SIGPIPE
+
+
 def test_nobody_takes_its_output(stage: Stage) -> None:
     """That holds it up, and nobody up who wants to leave."""
     with subprocess.Popen(

@@ -81,6 +81,20 @@ def test_it_leads_the_session_that_the_terminal_controls(tmp_path: Path) -> None
     assert said == [f"SigIgn:\t{0:016x}"]
 
 
+def test_keys_send_signals_whatever_began_us_ignored() -> None:
+    """As a script does, where it begins something in the background."""
+    numbers = {signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        said = output([b"grep", b"-E", b"SigBlk|SigIgn", b"/proc/self/status"])
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert [line.split()[1].strip(b"0") for line in said.splitlines()] == [b"", b""]
+
+
 def test_words_and_variables_are_as_they_were() -> None:
     """Any bytes, and no variable of ours; what an interpreter does to its own, it may."""
     odd = bytes(byte for byte in range(1, 256) if byte not in b"\n\r\t")
@@ -112,6 +126,7 @@ def test_a_program_is_looked_for_in_its_own_path(tmp_path: Path) -> None:
         ([b"/etc/passwd"], PermissionError),
         ([b"/"], PermissionError),
         ([b"/etc/passwd/x"], NotADirectoryError),
+        ([b"echo", bytes(128 << 10).replace(b"\0", b"x")], OSError),  # MAX_ARG_STRLEN (execve(2))
     ],
 )
 def test_what_cannot_be_executed(argv: list[bytes], error: type[OSError]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
@@ -180,6 +181,18 @@ def test_much_input() -> None:
 
 
 # The end.
+
+
+def test_nobody_reads_what_it_has_said_before_its_end(tmp_path: Path) -> None:
+    with Witness(tmp_path / "witness") as witness:
+        code = f"exec 9>{witness.path}; echo begun >&9; exec seq 3000"
+        with piped("sh", "-c", code) as process:
+            assert process.stdout
+            fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)
+            witness.wait_told(b"begun")
+            witness.wait_end()
+            process.stdout.close()
+            assert status_of(process) == 128 + signal.SIGPIPE
 
 
 @pytest.mark.parametrize("is_said", [True, False])

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import gc
 import os
+import signal
 import socket
+import termios
 import threading
 from functools import partial
 from typing import TYPE_CHECKING
@@ -17,6 +20,7 @@ from sessiond.transport.aside import run_aside
 from sessiond.transport.fds import OwnedFd
 from sessiond.transport.terminal import RawMode
 from sessiond.transport.terminal_pump import Outcome, Pump
+from sessiond.transport.terminal_relay import Relay
 from tests.fixtures.loop import in_loop
 
 if TYPE_CHECKING:
@@ -76,6 +80,7 @@ def ends() -> Iterator[Ends]:
         if thread is not threading.main_thread():
             thread.join(20)
     del ends
+    gc.collect()  # what an error that was raised had to do with
     assert (threading.active_count(), len(os.listdir("/proc/self/fd"))) <= before
 
 
@@ -283,6 +288,46 @@ def test_everybody_has_closed_the_terminal(ends: Ends) -> None:
             ends.end.close()
             assert await ends.heard(4) == b"last"
             assert await pump.saying is Outcome.DONE
+
+    test()
+
+
+def test_kernel_that_has_no_thread(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is time to leave then, and to say why."""
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    @in_loop
+    async def test() -> None:
+        with monkeypatch.context() as context:
+            context.setattr(threading.Thread, "start", refuse)
+            relay = Relay(ends.master, stdin=ends.stdin.fileno(), stdout=ends.stdout.fileno())
+            with relay, pytest.raises(BlockingIOError):
+                await relay.left
+
+    test()
+
+
+@pytest.mark.parametrize("turns", range(5))
+def test_terminal_stays_as_it_was_whoever_is_continued_at_the_end(ends: Ends, turns: int) -> None:
+    """In whichever of the loop's last turns the signal is heard of."""
+
+    def is_raw(fd: int) -> bool:
+        return not termios.tcgetattr(fd)[3] & termios.ICANON
+
+    @in_loop
+    async def test() -> None:
+        master, window = map(OwnedFd, os.openpty())
+        with master, window:
+            with Relay(ends.master, stdin=window.fileno(), stdout=ends.stdout.fileno()):
+                assert is_raw(window.fileno())
+                os.kill(os.getpid(), signal.SIGCONT)
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert not is_raw(window.fileno())
 
     test()
 
