@@ -6,7 +6,9 @@ unix(7)).
 
 import contextlib
 import fcntl
+import os
 import socket
+import stat
 from typing import Final
 
 from sessiond.errors import SessiondError
@@ -15,6 +17,7 @@ from sessiond.transport.fds import OwnedFd
 from sessiond.transport.passing import close_aside
 
 _TIOCGPTN: Final = 0x80045430  # asm-generic/ioctls.h: which one a master's terminal is
+_MASTERS: Final = os.makedev(5, 2)  # linux/major.h, TTYAUX_MAJOR: /dev/ptmx
 _ROOM: Final = 8  # descriptors, for more than there may be: all of them come, or none
 
 
@@ -52,6 +55,10 @@ def receive_master(sock: socket.socket) -> OwnedFd:
 
 
 def _is_master(fd: int) -> bool:
+    # The device first: what an ioctl does to a file of somebody else's is for them to say (FUSE).
+    it = os.fstat(fd)
+    if not (stat.S_ISCHR(it.st_mode) and it.st_rdev == _MASTERS):
+        return False
     with contextlib.suppress(OSError):
         fcntl.ioctl(fd, _TIOCGPTN, bytes(4))
         return True
