@@ -20,7 +20,7 @@ from tests.system.container import Container
 
 consoles.reserved = lambda timeout: contextlib.nullcontext()
 with Container(Path(sys.argv[1]), directory=Path(sys.argv[2])):
-    print(cgroup._cgroup_of(cgroup.os.getpid()).path, flush=True)
+    print(cgroup._cgroup_of(f"{cgroup.os.getpid()}.0").path, flush=True)
     sys.stdin.read()
 """
 
