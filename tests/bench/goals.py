@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Iterator
 from typing import Final
 
+from tests.bench.codecs import GSTREAMER
 from tests.bench.commands import CommandsResult
 from tests.bench.daemon import DaemonResult
 from tests.bench.host import HostResult
@@ -28,6 +29,10 @@ OWN: Final = 2.0  # likewise, through one
 USER_AGENT_MB: Final = 24.0
 PASSED: Final = 0.9  # of a plain pipe's speed: what is passed by descriptor is one
 BESIDE_SSH: Final = 1.0  # of ssh's speed at the least, and of its time at the most
+CODEC_MS: Final = {"video": 20.0, "typing": 6.0}
+CODEC_FPS: Final = 30.0
+GOOD_CODECS: Final = ("vp8", "h264")
+LINE_MBIT: Final = 2.0  # behind which typing is to be fresh, by the codec chosen
 QUERY_LIBRARY: Final = "dbus_fast"  # what the packages bring
 
 
@@ -62,6 +67,8 @@ def goals(found: Results, size: tuple[int, int]) -> list[Goal]:
         *_calls(found.host),
         *_user_agent(found.host),
         *_commands(found.commands),
+        *_codecs(found),
+        *_lines(found),
     ]
 
 
@@ -224,6 +231,31 @@ def _commands(found: CommandsResult | None) -> Iterator[Goal]:
     for who in ("commands", "user's agent", "daemon"):
         value = found.idle[who] if found else None
         yield _at_most(f"two commands wait {seconds}, {who}", "wake-ups", value, 0)
+
+
+def _codecs(found: Results) -> Iterator[Goal]:
+    for codec in GOOD_CODECS:
+        for load, limit in CODEC_MS.items():
+            one, floor = found.coded(codec, load), found.coded(GSTREAMER, load)
+            value = one.cost.program if one else None
+            yield _at_most(
+                f"{load} by {codec}, agent", "ms/frame", value, limit,
+                floor.cost.program if floor else None,
+            )  # fmt: skip
+        one = found.coded(codec, "video")
+        value = one.cost.fps if one else None
+        met = None if value is None else round(value) >= CODEC_FPS
+        name, limit_text = f"video by {codec}", f"at least {CODEC_FPS:g}"
+        yield Goal(name, "frames/s", value, None, None, limit_text, met)
+
+
+def _lines(found: Results) -> Iterator[Goal]:
+    behind = f"behind {LINE_MBIT:g} Mbit/s, typing"
+    one = found.behind("auto", LINE_MBIT)
+    yield _at_most(f"age {behind}", "ms", one.median_ms if one else None, AGE_MS)
+    fps = one.fps if one else None
+    met = None if fps is None else round(fps) >= CODEC_FPS
+    yield Goal(f"pictures {behind}", "frames/s", fps, None, None, f"at least {CODEC_FPS:g}", met)
 
 
 def _median(values: list[float] | None) -> float | None:
