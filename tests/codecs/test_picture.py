@@ -1,0 +1,101 @@
+"""Each codec shows the screen, in its colours, whatever its size, and to the last change."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import pytest
+
+from sessiond.wire.device import Codec
+from tests.codecs.stage import (
+    H264,
+    H265,
+    VIDEOS,
+    VP8,
+    Video,
+    above,
+    each_video,
+    show,
+    wait_like,
+    wait_number,
+)
+from tests.fixtures.colours import colour_card, colour_error
+from tests.fixtures.drawing import bits_of
+from tests.fixtures.gstreamer import Decoders
+from tests.fixtures.newest import CountingScreen
+
+pytestmark = pytest.mark.e2e
+
+# Below and above the 576 rows from where on clients take colours for those of HD, and an odd one.
+SIZES: Final = ((640, 480), (1366, 768), (801, 601))
+EVEN: Final = frozenset({Codec.H264, Codec.H265})  # whose encoders refuse an odd size
+COLOUR_ERROR: Final = 8  # of 255
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@each_video
+def test_the_picture_and_its_colours(video: Video, size: tuple[int, int]) -> None:
+    if video.codec in EVEN and size[0] % 2:
+        pytest.skip("not a size of this codec: the next test")
+    card = colour_card(*size)
+    with show(card, "--codec", video.name, decoders=video.decoders) as shown:
+        seen = wait_like(shown.probe, card, video.picture)
+        assert shown.relay.codecs() == [video.codec]
+        assert colour_error(seen) <= COLOUR_ERROR
+        assert shown.probe.complaints == []
+
+
+@pytest.mark.parametrize("video", [H264, H265], ids=lambda video: video.name)
+def test_a_size_that_a_codec_refuses_goes_by_the_next(video: Video) -> None:
+    card = colour_card(801, 601)
+    with show(card, "--codec", f"{video.name},vp8") as shown:
+        wait_like(shown.probe, card, VP8.picture)
+        assert shown.relay.codecs()[-1] == Codec.VP8
+        assert shown.probe.complaints == []
+
+
+@each_video
+def test_what_changed_last_is_shown(video: Video) -> None:
+    card = colour_card(640, 480)
+    with show(card, "--codec", video.name, decoders=video.decoders) as shown:
+        wait_like(shown.probe, card, video.picture)
+        for number in range(1, 6):
+            shown.canvas.show_number(number)
+            shown.probe.wait_for("invalidate", bits=bits_of(number))
+        wait_like(shown.probe, shown.canvas.content(), video.picture)
+        assert shown.relay.codecs() == [video.codec]
+        assert shown.probe.complaints == []
+
+
+@each_video
+def test_what_moves_is_shown(video: Video) -> None:
+    with show(colour_card(640, 480), "--codec", video.name, decoders=video.decoders) as shown:
+        with CountingScreen(shown.canvas, noise=5) as screen:
+            shown.probe.wait_for("invalidate", bits=bits_of(60))
+        shown.probe.wait_for("invalidate", bits=bits_of(max(screen.drawn)))
+        wait_like(shown.probe, shown.canvas.content(), video.picture)
+        assert shown.relay.codecs() == [video.codec]
+        assert shown.probe.complaints == []
+
+
+@each_video
+def test_a_new_size_in_the_middle(video: Video) -> None:
+    card = colour_card(1024, 768)
+    with (
+        show(card, "--codec", video.name, decoders=video.decoders) as shown,
+        CountingScreen(shown.canvas, noise=5) as screen,
+    ):
+        wait_number(shown.probe, above(0))
+        shown.resize(800, 600)
+        shown.probe.wait_for("primary-create", w=800, h=600)
+        wait_number(shown.probe, above(max(screen.drawn)))
+        assert set(shown.relay.codecs()) == {video.codec}
+        assert shown.probe.complaints == []
+
+
+def test_a_client_is_sent_nothing_that_it_cannot_show() -> None:
+    card = colour_card(640, 480)
+    names = ",".join(video.name for video in VIDEOS)
+    with show(card, "--codec", names, decoders=Decoders.NONE) as shown:
+        wait_like(shown.probe, card, 25)
+        assert shown.relay.codecs() == [Codec.MJPEG]
