@@ -18,12 +18,12 @@ pytestmark = pytest.mark.e2e
 def test_the_next_client_decodes_less_and_the_one_after_more() -> None:
     card = colour_card(640, 480)
     with show(card, "--codec", "h264,vp8", decoders=Decoders.ALL) as shown:
-        wait_like(shown.probe, card, VP8.picture)
+        wait_like(shown.probe, card, VP8.sharp)
         shown.probe.close()
         for decoders in (Decoders.NONE, Decoders.VPX, Decoders.ALL):
             shown.agent.wait_line("stopped")
             with SpiceProbe(shown.relay.uri, decoders=decoders) as probe:
-                wait_like(probe, card, VP8.picture)
+                wait_like(probe, card, VP8.sharp)
                 assert probe.complaints == []
         assert shown.relay.codecs() == [Codec.H264, Codec.MJPEG, Codec.VP8, Codec.H264]
 
@@ -31,9 +31,9 @@ def test_the_next_client_decodes_less_and_the_one_after_more() -> None:
 def test_two_clients_are_sent_what_both_decode() -> None:
     card = colour_card(640, 480)
     with show(card, "--codec", "vp8", decoders=Decoders.VPX) as shown:
-        wait_like(shown.probe, card, VP8.picture)
+        wait_like(shown.probe, card, VP8.sharp)
         with SpiceProbe(shown.relay.uri, decoders=Decoders.NONE) as second:
-            wait_like(second, card, VP8.picture)
+            wait_like(second, card, VP8.sharp)
             shown.relay.wait_codec(Codec.MJPEG)
         shown.relay.wait_codec(Codec.VP8)  # again, once it is alone
         assert shown.probe.complaints == []
@@ -48,5 +48,5 @@ def test_a_second_client_begins_with_a_whole_picture(video: Video) -> None:
             wait_number(shown.probe, above(max(screen.drawn)))
             screen.close()
             for probe in (shown.probe, second):
-                wait_like(probe, shown.canvas.content(), video.picture)
+                wait_like(probe, shown.canvas.content(), video.sharp)
                 assert probe.complaints == []

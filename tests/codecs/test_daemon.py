@@ -61,7 +61,7 @@ def test_a_switch_between_frames_that_build_on_each_other(video: Video) -> None:
                 wait_number(probe, range(max(screen.drawn), own.stop))
                 assert drawn(probe, mark) <= set(own)
         bobs.close()
-        wait_like(probe, scene.screens[BOB].content(), video.picture)
+        wait_like(probe, scene.screens[BOB].content(), video.sharp)
         assert probe.complaints == []
         assert scene.daemon.property("Codec") == video.name
 

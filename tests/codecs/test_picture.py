@@ -39,7 +39,7 @@ def test_the_picture_and_its_colours(video: Video, size: tuple[int, int]) -> Non
         pytest.skip("not a size of this codec: the next test")
     card = colour_card(*size)
     with show(card, "--codec", video.name, decoders=video.decoders) as shown:
-        seen = wait_like(shown.probe, card, video.picture)
+        seen = wait_like(shown.probe, card, video.sharp)
         assert shown.relay.codecs() == [video.codec]
         assert colour_error(seen) <= COLOUR_ERROR
         assert shown.probe.complaints == []
@@ -49,7 +49,7 @@ def test_the_picture_and_its_colours(video: Video, size: tuple[int, int]) -> Non
 def test_a_size_that_a_codec_refuses_goes_by_the_next(video: Video) -> None:
     card = colour_card(801, 601)
     with show(card, "--codec", f"{video.name},vp8") as shown:
-        wait_like(shown.probe, card, VP8.picture)
+        wait_like(shown.probe, card, VP8.sharp)
         assert shown.relay.codecs()[-1] == Codec.VP8
         assert shown.probe.complaints == []
 
@@ -58,11 +58,11 @@ def test_a_size_that_a_codec_refuses_goes_by_the_next(video: Video) -> None:
 def test_what_changed_last_is_shown(video: Video) -> None:
     card = colour_card(640, 480)
     with show(card, "--codec", video.name, decoders=video.decoders) as shown:
-        wait_like(shown.probe, card, video.picture)
+        wait_like(shown.probe, card, video.sharp)
         for number in range(1, 6):
             shown.canvas.show_number(number)
             shown.probe.wait_for("invalidate", bits=bits_of(number))
-        wait_like(shown.probe, shown.canvas.content(), video.picture)
+        wait_like(shown.probe, shown.canvas.content(), video.sharp)
         assert shown.relay.codecs() == [video.codec]
         assert shown.probe.complaints == []
 
@@ -73,7 +73,7 @@ def test_what_moves_is_shown(video: Video) -> None:
         with CountingScreen(shown.canvas, noise=5) as screen:
             shown.probe.wait_for("invalidate", bits=bits_of(60))
         shown.probe.wait_for("invalidate", bits=bits_of(max(screen.drawn)))
-        wait_like(shown.probe, shown.canvas.content(), video.picture)
+        wait_like(shown.probe, shown.canvas.content(), video.sharp)
         assert shown.relay.codecs() == [video.codec]
         assert shown.probe.complaints == []
 
@@ -97,5 +97,5 @@ def test_a_client_is_sent_nothing_that_it_cannot_show() -> None:
     card = colour_card(640, 480)
     names = ",".join(video.name for video in VIDEOS)
     with show(card, "--codec", names, decoders=Decoders.NONE) as shown:
-        wait_like(shown.probe, card, 25)
+        wait_like(shown.probe, card, H264.sharp)
         assert shown.relay.codecs() == [Codec.MJPEG]
