@@ -16,22 +16,32 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 GROUP: Final = "spice_sessiond.encoders"
-_OWN: Final = {"jpeg": ("agent.encode.jpeg", "JpegEncoder")}
+# As our own distribution declares them; so they need no installation, and nobody is asked for it.
+_OWN: Final = {
+    "h264": "agent.encode.video:H264Encoder",
+    "h265": "agent.encode.video:H265Encoder",
+    "jpeg": "agent.encode.jpeg:JpegEncoder",
+    "vp8": "agent.encode.video:Vp8Encoder",
+    "vp9": "agent.encode.video:Vp9Encoder",
+}
 _INFO: Final = (".dist-info", ".egg-info", "EGG-INFO")  # where a distribution describes itself
 _ATTRIBUTES: Final = ("name", "codec", "rank", "options")
 
 
 def find_encoders(plugin_dirs: Sequence[str] = ()) -> list[type[Encoder]]:
-    """Return every usable encoder class, the best rank first.
+    """Return every encoder class that can be loaded, the best rank first.
 
     ``plugin_dirs`` are searched for installed distributions before Python's own path. A plug-in
-    that cannot be loaded is logged and left out.
+    that cannot be loaded is logged and left out. Those with something ``missing`` are returned too.
     """
     found: dict[str, type[Encoder]] = {}
-    for module, name in _OWN.values():
+    for value in _OWN.values():
+        module, _, name = value.partition(":")
         encoder: type[Encoder] = getattr(import_module(module), name)
         found[encoder.name] = encoder
     for entry in _plug_ins(plugin_dirs):
+        if entry.value in _OWN.values():
+            continue
         try:
             plug_in = entry.load()
         except Exception as error:  # noqa: BLE001 (what runs is the plug-in's own code)
@@ -72,7 +82,7 @@ def _plug_ins(plugin_dirs: Sequence[str]) -> Iterator["EntryPoint"]:
 
 
 def _may_have_plug_ins(directory: str) -> bool:
-    """Tell whether a distribution that is installed in DIRECTORY names our group."""
+    """Tell whether a distribution in DIRECTORY, other than our own, names our group."""
     place = Path(directory)
     if place.is_file():
         return True  # an archive: others know how to look into it
@@ -80,11 +90,15 @@ def _may_have_plug_ins(directory: str) -> bool:
         found = [each for each in place.iterdir() if each.name.endswith(_INFO)]
     except OSError:
         return False
-    return any(_names_group(each / "entry_points.txt") for each in found)
+    return any(_names_others(each / "entry_points.txt") for each in found)
 
 
-def _names_group(entry_points: Path) -> bool:
+def _names_others(entry_points: Path) -> bool:
+    """Tell whether our group has members there that are not our own."""
     try:
-        return GROUP.encode() in entry_points.read_bytes()
+        text = entry_points.read_text("utf-8", "replace")
     except OSError:
         return False
+    members = text.partition(f"[{GROUP}]")[2].partition("[")[0]
+    values = {line.partition("=")[2].strip() for line in members.splitlines()}
+    return not values <= {"", *_OWN.values()}

@@ -1,0 +1,93 @@
+"""A screen's picture as the video coders take it: planes of Y, U and V, 4:2:0, limited range.
+
+They are kept from frame to frame, and only what changed is converted.
+"""
+
+from typing import Any, Final, NamedTuple, cast
+
+from av.video.frame import VideoFrame
+from av.video.plane import VideoPlane
+from av.video.reformatter import VideoReformatter
+
+from agent.capture.base import BAND, Frame
+from agent.encode.recipes import colours
+from sessiond.errors import EncoderError
+
+_MOST_BANDS: Final = 20  # one by one; more cost as much as the whole
+
+
+class Planes:
+    """The picture of one size. ``picture`` may be another object after each ``update``."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self.size = (width, height)
+        self.picture = VideoFrame(width, height, "yuv420p")
+        self._converters = dict[int, _Converter]()  # by the number of rows
+
+    def update(self, frame: Frame) -> None:
+        """Take over what ``frame`` says that it changed. Raises EncoderError."""
+        if frame.stride < 4 * frame.width or len(frame.pixels) < self._needed(frame):
+            raise EncoderError(f"video of {frame.width}x{frame.height}: not enough pixels")
+        changed = frame.changed
+        if changed is None or len(changed) > _MOST_BANDS or self.size[1] <= BAND:
+            self.picture = self._convert(frame, 0, self.size[1])
+            return
+        for band in changed:
+            first = band * BAND
+            if first < self.size[1]:
+                rows = min(BAND, self.size[1] - first)
+                self._put(self._convert(frame, first, rows), first)
+
+    def _needed(self, frame: Frame) -> int:
+        return (frame.height - 1) * frame.stride + 4 * frame.width
+
+    def _convert(self, frame: Frame, first: int, rows: int) -> VideoFrame:
+        if rows not in self._converters:
+            self._converters[rows] = _Converter(self.size[0], rows, colours(self.size[1]).matrix)
+        return self._converters[rows].convert(frame, first)
+
+    def _put(self, part: VideoFrame, first: int) -> None:
+        for number, plane in enumerate(part.planes):
+            top = first // 2 if number else first
+            to = _Rows.of(self.picture.planes[number], top)
+            _copy(_Rows.of(plane), to, plane.width, plane.height)
+
+
+class _Converter:
+    """Converts pieces of one size, which saves most of the time that a small one takes."""
+
+    def __init__(self, width: int, rows: int, matrix: str) -> None:
+        self._size = (4 * width, rows)
+        self._source = VideoFrame(width, rows, "bgr0")
+        self._reformatter = VideoReformatter()
+        self._matrix = cast("Any", matrix)  # PyAV's types say less than it takes
+
+    def convert(self, frame: Frame, first: int) -> VideoFrame:
+        pixels = _Rows(frame.pixels[first * frame.stride :], frame.stride)
+        _copy(pixels, _Rows.of(self._source.planes[0]), *self._size)
+        return self._reformatter.reformat(
+            self._source, format="yuv420p", dst_colorspace=self._matrix, interpolation="AREA"
+        )
+
+
+class _Rows(NamedTuple):
+    """Memory in rows of ``stride`` bytes."""
+
+    memory: memoryview
+    stride: int
+
+    @classmethod
+    def of(cls, plane: VideoPlane, first: int = 0) -> "_Rows":
+        """Return the rows of PLANE from FIRST on."""
+        return cls(memoryview(plane)[first * plane.line_size :], plane.line_size)
+
+
+def _copy(source: _Rows, target: _Rows, width: int, rows: int) -> None:
+    """Copy the first WIDTH bytes of so many rows."""
+    if source.stride == target.stride:
+        size = (rows - 1) * source.stride + width
+        target.memory[:size] = source.memory[:size]
+        return
+    for row in range(rows):
+        begin, at = row * source.stride, row * target.stride
+        target.memory[at : at + width] = source.memory[begin : begin + width]
