@@ -29,22 +29,23 @@ if TYPE_CHECKING:
 class Video:
     """A codec by its setting, its number, and who can show it.
 
-    ``sharp`` is how alike, in dB of brightness, what a client shows at rest is to the screen: text
-    is clean from 37 on. Of the colours 4:2:0 leaves no more than half, and of sharp edges in them
-    no more than 28 dB: those are for ``colour_error``.
+    ``sharp`` is how alike, in dB of brightness, what a client shows at rest is to the screen, less
+    a little; the small text of an MJPEG frame of quality 80 has 31. Of sharp edges in colour 4:2:0
+    leaves 28 dB at the best: colours are judged by ``colour_error``.
     """
 
     name: str
     codec: Codec
     decoders: Decoders
-    sharp: float = 37.0
+    sharp: float
 
 
-VP8: Final = Video("vp8", Codec.VP8, Decoders.VPX)
-VP9: Final = Video("vp9", Codec.VP9, Decoders.VPX)
-H264: Final = Video("h264", Codec.H264, Decoders.ALL)
-H265: Final = Video("h265", Codec.H265, Decoders.ALL)
+VP8: Final = Video("vp8", Codec.VP8, Decoders.VPX, 34)
+VP9: Final = Video("vp9", Codec.VP9, Decoders.VPX, 34)
+H264: Final = Video("h264", Codec.H264, Decoders.ALL, 36)
+H265: Final = Video("h265", Codec.H265, Decoders.ALL, 34)
 VIDEOS: Final = (VP8, VP9, H264, H265)
+_WONDERS: Final = "got an unexpected decoded buffer!"
 each_video = pytest.mark.parametrize("video", VIDEOS, ids=lambda video: video.name)
 
 
@@ -107,6 +108,15 @@ def wait_like(
             best = max(best, likeness(seen, picture))
             if best >= least:
                 return seen
+
+
+def complaints(probe: SpiceProbe) -> list[str]:
+    """Return what the client's libraries warned of, but for what a stream of H.264 always brings.
+
+    Its parser loses the time stamp of a stream's second frame, and the client wonders where the
+    picture comes from; it shows it with the next.
+    """
+    return [line for line in probe.complaints if _WONDERS not in line]
 
 
 def likeness(seen: Image.Image, picture: Image.Image) -> float:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from sessiond.wire.device import Codec
-from tests.codecs.stage import H264, VP8, VP9, Video, above, wait_like, wait_number
+from tests.codecs.stage import H264, VP8, VP9, Video, above, complaints, wait_like, wait_number
 from tests.daemon.scene import ALICE, BOB, Scene
 from tests.fixtures.drawing import NUMBERS, SAMPLE, number_in
 from tests.fixtures.gstreamer import Decoders
@@ -62,7 +62,7 @@ def test_a_switch_between_frames_that_build_on_each_other(video: Video) -> None:
                 assert drawn(probe, mark) <= set(own)
         bobs.close()
         wait_like(probe, scene.screens[BOB].content(), video.sharp)
-        assert probe.complaints == []
+        assert complaints(probe) == []
         assert scene.daemon.property("Codec") == video.name
 
 
@@ -88,4 +88,4 @@ def test_a_slow_line_gets_a_codec_that_it_keeps_up_with() -> None:
             assert relay.codecs() == [Codec.MJPEG, Codec.VP8]
             assert scene.daemon.property("Codec") == "vp8"
             assert scene.daemon.property("Encoder") == "libvpx"
-            assert probe.complaints == []
+            assert complaints(probe) == []
