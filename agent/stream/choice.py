@@ -11,12 +11,12 @@ nothing then, and do not say so.
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from agent.encode.base import Encoder
-from sessiond.errors import EncoderError
+from sessiond.errors import EncoderError, UsageError
 from sessiond.wire.device import Codec
 
 AUTO: Final = "auto"
@@ -145,13 +145,33 @@ def order(
     if AUTO in wanted:
         wanted = [_name(codec) for codec in SMALL] if is_small else []
     names = [*wanted, _name(Codec.MJPEG)]
-    found = [encoder for name in names for encoder in encoders if is_called(encoder, name)]
+    found = [encoder for name in names for encoder in encoders if name in _names(encoder)]
     return list(dict.fromkeys(found))
 
 
-def is_called(encoder: EncoderType, name: str) -> bool:
-    """Tell whether NAME is ENCODER's own, or that of its codec."""
-    return name in (encoder.name, _name(encoder.codec))
+def checked_names(
+    names: Sequence[str],
+    encoders: Sequence[EncoderType],
+    *,
+    on_unknown: Callable[[str], None] | None = None,
+) -> tuple[str, ...]:
+    """Return ``names`` as they are: of encoders and codecs, or "auto".
+
+    Raises UsageError for a name that none of them has; but with ``on_unknown`` that is called with
+    what is wrong, and the name left out.
+    """
+    known = [AUTO, *(name for encoder in encoders for name in _names(encoder))]
+    for name in names:
+        if name not in known:
+            text = f"codec {name!r}: there is none, only {', '.join(dict.fromkeys(known))}"
+            if not on_unknown:
+                raise UsageError(text)
+            on_unknown(text)
+    return tuple(name for name in names if name in known)
+
+
+def _names(encoder: EncoderType) -> tuple[str, str]:
+    return encoder.name, _name(encoder.codec)
 
 
 def _name(codec: int) -> str:

@@ -81,11 +81,11 @@ class Pacing:
         self.due = 0.0
         self.captured = self.is_again = self.is_overdue = self.is_repeat = False
         self.sent_at, self.coming, self.repeat_at = -math.inf, self.rests, None
-        self.room_wanted_since = None
 
     def stop(self) -> None:
         """End the stream. What is being captured or encoded comes to its end, for nobody."""
         self.active = self.captured = False
+        self.room_wanted_since = None
 
     def on_captured(self, *, usable: bool, is_news: bool = True) -> None:
         """The capture is done; not usable if the stream was stopped or the screen is away.

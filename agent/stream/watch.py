@@ -14,6 +14,19 @@ _GROWTH: Final = 1.01  # of a rate at which a frame left at once: nothing tells 
 _FAST: Final = 1e9  # bytes/s; from here on there is no limit
 
 
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """A frame that was no repetition, and now there is room for another one.
+
+    ``size`` in bytes, ``took`` in seconds since it was encoded; ``is_waiting``: there is a newer
+    picture by now.
+    """
+
+    size: int
+    took: float
+    is_waiting: bool
+
+
 @dataclass(slots=True)
 class Watch:
     """Watches one stream after the other; ``interval`` is a frame's time in seconds."""
@@ -32,23 +45,18 @@ class Watch:
         self._held.clear()
         self._sent.clear()
 
-    def on_frame(self, size: int, *, is_mjpeg: bool) -> None:
-        """Take note of a frame of ``size`` bytes that is no repetition."""
+    def on_passed(self, now: float, frame: Passed, *, is_mjpeg: bool) -> None:
+        """Take note of a frame, at the moment when there is room for another one."""
         if is_mjpeg:
-            self.picture = size
-
-    def on_room(self, now: float, took: float, *, is_waiting: bool) -> None:
-        """Take note that there was room again ``took`` seconds after that frame.
-
-        ``is_waiting``: there is a newer picture by now.
-        """
+            self.picture = frame.size
+        took = frame.took
         self.took = took
         self._sent.append(now)
         if took <= self.interval:
             self.in_time += 1
             return
         self.since, self.in_time = now, 0
-        if is_waiting:
+        if frame.is_waiting:
             self._held.append((now, took - self.interval))
 
     def way(self, now: float, rate: float) -> Way:

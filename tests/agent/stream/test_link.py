@@ -5,6 +5,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -25,6 +26,7 @@ from sessiond.wire.link import (
     Credit,
     DeviceMessage,
     Failed,
+    Line,
     Pause,
     Ready,
     ToAgent,
@@ -334,7 +336,7 @@ async def test_daemon_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None
             await daemon.session.ended
 
 
-WORDS: Sequence[ToAgent] = (CONFIG, Activate(1, (1,)), Credit(), Pause())
+WORDS: Sequence[ToAgent] = (CONFIG, Activate(1, (1,)), Credit(), Line(1.0), Pause())
 
 
 @pytest.mark.parametrize(
@@ -399,5 +401,6 @@ def test_link_is_adopted_closed_on_exec_and_without_blocking() -> None:
 
 
 def test_options_of_the_daemon_come_after_those_of_the_command_line() -> None:
-    codecs = codec_maker([JpegEncoder], ["framerate=10"])(["quality=7", "framerate=20"])
+    config = replace(CONFIG, codec_options=("quality=7", "framerate=20"))
+    codecs = codec_maker([JpegEncoder], ["framerate=10"])(config)
     assert (codecs.framerate, codecs.options["quality"]) == (20, 7)

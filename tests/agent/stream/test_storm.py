@@ -15,6 +15,7 @@ from agent.capture.base import Frame
 from agent.capture.x11.backend import open_x11
 from agent.encode.base import Encoder
 from agent.encode.jpeg import JpegEncoder
+from agent.stream.pacing import RESTS
 from agent.stream.pipeline import Pipeline
 from agent.stream.screen import Screen
 from tests.agent.scripted import Listener
@@ -76,7 +77,7 @@ async def test_final_pattern_after_a_storm(server: Xvfb, seed: int) -> None:
     screen.start()
     try:
         screen.call_nowait(lambda capture: capture.begin(), lambda _: None)
-        pipeline.start(JpegEncoder({"quality": 80}))
+        pipeline.start(lambda _width, _height: JpegEncoder({"quality": 80}), RESTS)
         await signal.until(lambda: bool(sent))
         final = await asyncio.to_thread(storm, server.display, seed)
         frame = Frame(*SIZE, 4 * SIZE[0], memoryview(final), 0)

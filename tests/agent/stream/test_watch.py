@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from agent.stream.choice import WINDOW, Way
-from agent.stream.watch import ENOUGH, SPAN, Rate, Watch
+from agent.stream.watch import ENOUGH, SPAN, Passed, Rate, Watch
 
 INTERVAL = 0.1
 NOW = 1000.0
@@ -17,11 +17,18 @@ def watching() -> Watch:
     return watch
 
 
+def passed(
+    watch: Watch, now: float, took: float, *, is_waiting: bool, is_mjpeg: bool = False
+) -> None:
+    size = 1000 if is_mjpeg else 7
+    watch.on_passed(now, Passed(size, took, is_waiting), is_mjpeg=is_mjpeg)
+
+
 def test_what_waits_while_there_is_no_room_is_held() -> None:
     watch = watching()
-    watch.on_room(NOW, 0.1, is_waiting=True)
-    watch.on_room(NOW + 1, 0.4, is_waiting=True)
-    watch.on_room(NOW + 2, 0.6, is_waiting=False)
+    passed(watch, NOW, 0.1, is_waiting=True)
+    passed(watch, NOW + 1, 0.4, is_waiting=True)
+    passed(watch, NOW + 2, 0.6, is_waiting=False)
     way = watch.way(NOW + 2, 5.0)
     assert way.held == pytest.approx(0.3)
     assert replace(way, held=0.0) == Way(took=0.6, rate=5.0)
@@ -30,24 +37,22 @@ def test_what_waits_while_there_is_no_room_is_held() -> None:
 
 def test_in_time_counts_from_the_last_late_frame_once_there_are_enough() -> None:
     watch = watching()
-    watch.on_room(NOW + 1, 0.2, is_waiting=False)
+    passed(watch, NOW + 1, 0.2, is_waiting=False)
     for number in range(ENOUGH):
         assert watch.way(NOW + 2 + number, 0.0).in_time == 0
-        watch.on_room(NOW + 2 + number, 0.1, is_waiting=True)
+        passed(watch, NOW + 2 + number, 0.1, is_waiting=True)
     assert watch.way(NOW + 100, 0.0).in_time == 99
-    watch.on_room(NOW + 101, 0.11, is_waiting=False)
+    passed(watch, NOW + 101, 0.11, is_waiting=False)
     assert watch.way(NOW + 102, 0.0).in_time == 0
 
 
 def test_what_mjpeg_needs_is_known_while_there_is_another_codec() -> None:
     watch = watching()
     assert watch.way(NOW, 0.0).need == 0
-    watch.on_frame(1000, is_mjpeg=True)
-    watch.on_room(NOW, 5.0, is_waiting=True)
+    passed(watch, NOW, 5.0, is_waiting=True, is_mjpeg=True)
     watch.begin(NOW + 1)
     for number in range(20):
-        watch.on_frame(7, is_mjpeg=False)
-        watch.on_room(NOW + 2 + number, 0.01, is_waiting=False)
+        passed(watch, NOW + 2 + number, 0.01, is_waiting=False)
     way = watch.way(NOW + 2 + 19, 0.0)
     assert (way.picture, way.took) == (1000, 0.01)
     assert way.need == 1000 * 11 / SPAN  # of these 20, 11 are not older than 10 s
