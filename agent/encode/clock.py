@@ -18,7 +18,7 @@ _MOST: Final = 8.0  # of the coder's time: libvpx takes more than ten for a mist
 
 @dataclass(slots=True)
 class LineClock:
-    """The time of a coder of ``bit_rate`` bits a second."""
+    """The time of a coder of ``bit_rate`` bits a second; with 0, which keeps to none, our own."""
 
     bit_rate: int
     last: float | None = None  # when the frame before was encoded, in seconds of our own clock
@@ -31,7 +31,8 @@ class LineClock:
         """
         if self.last is not None:
             step = min(now - self.last, _LONGEST_AT_REST if is_refining else _LONGEST)
-            step *= (rate or UNKNOWN_RATE) * 8 / self.bit_rate
+            if self.bit_rate:
+                step *= (rate or UNKNOWN_RATE) * 8 / self.bit_rate
             self.time += min(max(step, 1 / UNIT), _MOST)
         self.last = now
         return round(self.time * UNIT)

@@ -66,4 +66,5 @@ def _errors_of(name: str) -> Iterator[None]:
     try:
         yield
     except (av.error.FFmpegError, ValueError, OSError) as error:
-        raise EncoderError(f"{name}: {error}") from error
+        said = getattr(error, "log", None)  # what FFmpeg logged: its level, who, the words
+        raise EncoderError(f"{name}: {said[2].strip() if said else error}") from error

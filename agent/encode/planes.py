@@ -22,15 +22,21 @@ class Planes:
     def __init__(self, width: int, height: int) -> None:
         self.size = (width, height)
         self.picture = VideoFrame(width, height, "yuv420p")
+        self._is_empty = True
         self._converters = dict[int, _Converter]()  # by the number of rows
 
     def update(self, frame: Frame) -> None:
         """Take over what ``frame`` says that it changed. Raises EncoderError."""
         if frame.stride < 4 * frame.width or len(frame.pixels) < self._needed(frame):
             raise EncoderError(f"video of {frame.width}x{frame.height}: not enough pixels")
-        changed = frame.changed
-        if changed is None or len(changed) > _MOST_BANDS or self.size[1] <= BAND:
-            self.picture = self._convert(frame, 0, self.size[1])
+        changed = None if self._is_empty else frame.changed
+        if changed is None or len(changed) > _MOST_BANDS:
+            self._is_empty = False
+            whole = self._convert(frame, 0, self.size[1])
+            if whole.width == self.size[0]:
+                self.picture = whole
+            else:
+                self._put(whole, 0)
             return
         for band in changed:
             first = band * BAND
@@ -47,24 +53,33 @@ class Planes:
         return self._converters[rows].convert(frame, first)
 
     def _put(self, part: VideoFrame, first: int) -> None:
-        for number, plane in enumerate(part.planes):
+        for number, source in enumerate(part.planes):
             top = first // 2 if number else first
-            to = _Rows.of(self.picture.planes[number], top)
-            _copy(_Rows.of(plane), to, plane.width, plane.height)
+            target = self.picture.planes[number]
+            _copy(_Rows.of(source), _Rows.of(target, top), target.width, source.height)
 
 
 class _Converter:
-    """Converts pieces of one size, which saves most of the time that a small one takes."""
+    """Converts pieces of one size, which saves most of the time that a small one takes.
+
+    The result is wider by a column where the width is odd: libswscale 6 (FFmpeg 5.1) gives the last
+    of an odd number of columns colours of its own.
+    """
 
     def __init__(self, width: int, rows: int, matrix: str) -> None:
-        self._size = (4 * width, rows)
-        self._source = VideoFrame(width, rows, "bgr0")
+        self._bytes = 4 * width  # of a row
+        self._is_odd = width % 2 == 1
+        self._source = VideoFrame(width + self._is_odd, rows, "bgr0")
         self._reformatter = VideoReformatter()
         self._matrix = cast("Any", matrix)  # PyAV's types say less than it takes
 
     def convert(self, frame: Frame, first: int) -> VideoFrame:
-        pixels = _Rows(frame.pixels[first * frame.stride :], frame.stride)
-        _copy(pixels, _Rows.of(self._source.planes[0]), *self._size)
+        target = _Rows.of(self._source.planes[0])
+        source = _Rows(frame.pixels[first * frame.stride :], frame.stride)
+        _copy(source, target, self._bytes, self._source.height)
+        if self._is_odd:
+            for end in range(self._bytes, len(target.memory), target.stride):
+                target.memory[end : end + 4] = target.memory[end - 4 : end]
         return self._reformatter.reformat(
             self._source, format="yuv420p", dst_colorspace=self._matrix, interpolation="AREA"
         )

@@ -61,7 +61,7 @@ def _vpx(coder: str, rate: int, **options: str) -> Recipe:
     return Recipe(
         coder,
         {
-            "deadline": "realtime", "lag-in-frames": "0", "auto-alt-ref": "0", "qmax": "56",
+            "deadline": "realtime", "lag-in-frames": "0", "auto-alt-ref": "0",
             "minrate": str(rate), "maxrate": str(rate), "bufsize": str(rate // 5),
             **{name.replace("_", "-"): value for name, value in options.items()},
         },
@@ -76,8 +76,13 @@ _VPX_RATE: Final = 1_000_000
 
 # cpu-used: of the fixed speeds (below zero) the fastest that still searches for what moved, so
 # that scrolling costs a third. static-thresh: what looks like noise is not encoded again.
-VP8: Final = (_vpx("libvpx", _VPX_RATE, cpu_used="-6", static_thresh="2000"),)
-_VP9 = {"cpu_used": "8", "row_mt": "0", "tile_columns": "0", "tune_content": "screen"}
+_VP8 = {"qmax": "56", "cpu_used": "-6", "static_thresh": "2000"}
+# tune-content: what scrolls costs half, but with a coarser qmax a picture at rest stays blurred.
+_VP9 = {
+    "qmax": "48", "cpu_used": "8", "tune_content": "screen", "row_mt": "0", "tile_columns": "0",
+}  # fmt: skip
+
+VP8: Final = (_vpx("libvpx", _VPX_RATE, **_VP8),)
 VP9: Final = (_vpx("libvpx-vp9", _VPX_RATE, **_VP9),)
 
 _NVIDIA: Final = Path("/dev/nvidiactl")
@@ -86,32 +91,14 @@ _NVENC: Final = {
     "forced-idr": "1",
 }  # fmt: skip
 _X26: Final = {"preset": "ultrafast", "tune": "zerolatency", "forced-idr": "1"}
+_X264: Final = "repeat-headers=1:scenecut=0:keyint=infinite:min-keyint=1:sliced-threads=0"
+_X265: Final = "repeat-headers=1:scenecut=0:keyint=-1:pools=none:frame-threads=1:log-level=none"
 
 H264: Final = (
-    Recipe(
-        "h264_nvenc", _NVENC, "qp", tail=_DELIMITERS, device=_NVIDIA
-    ),
-    Recipe(
-        "libx264",
-        {
-            **_X26,
-            "x264-params": (
-                "repeat-headers=1:scenecut=0:keyint=infinite:min-keyint=1:sliced-threads=0"
-            ),
-        },
-        "crf", tail=_DELIMITERS,
-    ),
-)  # fmt: skip
+    Recipe("h264_nvenc", _NVENC, "qp", tail=_DELIMITERS, device=_NVIDIA),
+    Recipe("libx264", {**_X26, "x264-params": _X264}, "crf", tail=_DELIMITERS),
+)
 H265: Final = (
     Recipe("hevc_nvenc", _NVENC, "qp", device=_NVIDIA),
-    Recipe(
-        "libx265",
-        {
-            **_X26,
-            "x265-params": (
-                "repeat-headers=1:scenecut=0:keyint=-1:pools=none:frame-threads=1:log-level=none"
-            ),
-        },
-        "crf",
-    ),
+    Recipe("libx265", {**_X26, "x265-params": _X265}, "crf"),
 )

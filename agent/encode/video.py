@@ -52,7 +52,7 @@ class VideoEncoder(Encoder):
         self._recipes = [each for each in self.recipes if not each.device or each.device.exists()]
         self._planes: Planes | None = None
         self._coder: Coder | None = None
-        self._clock = LineClock(1)
+        self._clock = LineClock(0)
 
     def encode(self, frame: Frame) -> bytes:
         size = (frame.width, frame.height)
@@ -82,7 +82,7 @@ class VideoEncoder(Encoder):
         if self._coder is None:
             options = {recipe.knob: str(self._number)}
             self._coder = self._new_coder(recipe, *planes.size, options)
-            self._clock = LineClock(recipe.bit_rate or 8)
+            self._clock = LineClock(recipe.bit_rate)
             self.implementation = recipe.coder
             self.quality = 0 if recipe.bit_rate else self._number
         when = self._clock.tick(time.monotonic(), self.rate, is_refining=self.is_refining)
@@ -95,7 +95,7 @@ class Vp8Encoder(VideoEncoder):
     name: ClassVar = "vp8"
     codec: ClassVar = Codec.VP8
     rank: ClassVar = 0
-    options: ClassVar = {"vp8.qmin": IntOption(0, 56, 20)}
+    options: ClassVar = {"vp8.qmin": IntOption(0, 48, 20)}
     recipes: ClassVar = VP8
 
 
@@ -105,7 +105,7 @@ class Vp9Encoder(VideoEncoder):
     name: ClassVar = "vp9"
     codec: ClassVar = Codec.VP9
     rank: ClassVar = -1
-    options: ClassVar = {"vp9.qmin": IntOption(0, 56, 24)}
+    options: ClassVar = {"vp9.qmin": IntOption(0, 48, 24)}
     recipes: ClassVar = VP9
 
 
