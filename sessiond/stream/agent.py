@@ -153,7 +153,7 @@ class Agent:
         self._credits = 0
         self._codecs = tuple(codecs)
         self._send(Activate(serial, self._codecs, quality))
-        self._told_rate = self._line_due = 0.0
+        self._line_due = 0.0
         self.tell_line(rate)
         self.give_credit()
 

@@ -89,7 +89,10 @@ class Credit:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What the way to the host takes, in bytes/s; 0 while that is not known (to the agent)."""
+    """What the way to the host takes, in bytes/s; 0 while that is not known (to the agent).
+
+    It holds until the next one, whatever comes between; before the first, it is not known.
+    """
 
     TYPE: ClassVar = LinkType.LINE
     rate: float
