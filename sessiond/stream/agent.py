@@ -159,10 +159,10 @@ class Agent:
 
     def tell_line(self, rate: float) -> None:
         """Say what the way to the host takes, in bytes/s, 0 for not known; if that is news."""
-        now, told = self._loop.time(), self._told_rate
+        now, told, rate = self._loop.time(), self._told_rate, min(rate, _MAX_RATE)
         if now >= self._line_due and not told / _NEWS <= rate <= told * _NEWS:
             self._told_rate, self._line_due = rate, now + _LINE_INTERVAL
-            self._send(Line(min(rate, _MAX_RATE)))
+            self._send(Line(rate))
 
     def give_credit(self) -> None:
         """Let one more frame come."""
