@@ -22,11 +22,12 @@ from agent.stream.choice import (
     Choice,
     Demand,
     Way,
+    checked_names,
     decide,
     order,
     pick,
 )
-from sessiond.errors import EncoderError
+from sessiond.errors import EncoderError, UsageError
 from sessiond.wire.device import Codec
 
 NOW = 1000.0
@@ -212,6 +213,18 @@ EVERYTHING = tuple(Codec)
 )
 def test_order(wanted: list[str], expected: list[type[Encoder]], *, is_small: bool) -> None:
     assert order(ALL, wanted, is_small=is_small) == expected
+
+
+def test_names() -> None:
+    names = ("auto", "jpeg", "mjpeg", "card", "vp8", "h265")
+    assert checked_names(names, ALL) == names
+    with pytest.raises(
+        UsageError, match=r"^codec 'av1': there is none, only auto, card, vp8, h264"
+    ):
+        checked_names(["vp8", "av1"], ALL)
+    complaints = list[str]()
+    assert checked_names(["", "vp8"], ALL, on_unknown=complaints.append) == ("vp8",)
+    assert len(complaints) == 1
 
 
 SLOW = Choice(is_small=True, why="slow")
