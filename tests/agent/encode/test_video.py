@@ -27,6 +27,7 @@ av = pytest.importorskip("av")
 ALL: Final = (Vp8Encoder, Vp9Encoder, H264Encoder, H265Encoder)
 DECODERS: Final = {"vp8": "vp8", "vp9": "vp9", "h264": "h264", "h265": "hevc"}
 KEY_NALS: Final = {"h264": b"\0\0\0\1\x67", "h265": b"\0\0\0\1\x40"}  # SPS; VPS
+KR_KB: Final = ((0.299, 0.114), (0.2126, 0.0722))  # of BT.601 and BT.709
 DELIMITER: Final = b"\0\0\0\1\x09\xf0"
 
 
@@ -69,12 +70,24 @@ class Decoder:
 
     def picture(self, data: bytes) -> Image.Image:
         frame = self.frame(data)
-        matrix = "ITU601" if frame.height <= 576 else "ITU709"
-        plain = frame.reformat(format="rgb24", src_colorspace=matrix)
-        plane = plain.planes[0]
-        return Image.frombytes(
-            "RGB", (frame.width, frame.height), bytes(plane), "raw", "RGB", plane.line_size
-        )
+        size = (frame.width, frame.height)
+        planes = []
+        for plane in frame.planes:
+            of = (plane.width, plane.height)
+            grey = Image.frombytes("L", of, bytes(plane), "raw", "L", plane.line_size)
+            planes.append(grey if of == size else grey.resize(size, Image.Resampling.BILINEAR))
+        return Image.merge("RGB", planes).convert("RGB", to_rgb(*KR_KB[frame.height > 576]))
+
+
+def to_rgb(kr: float, kb: float) -> tuple[float, ...]:
+    """Return the matrix of ITU-T H.273, 8.3, for limited range."""
+    kg, luma, chroma = 1 - kr - kb, 255 / 219, 255 / 112
+    rows = (
+        (0.0, (1 - kr) * chroma),
+        (-kb * (1 - kb) / kg * chroma, -kr * (1 - kr) / kg * chroma),
+        ((1 - kb) * chroma, 0.0),
+    )
+    return sum(((luma, u, v, -16 * luma - 128 * (u + v)) for u, v in rows), ())
 
 
 def psnr(one: Image.Image, other: Image.Image) -> float:
