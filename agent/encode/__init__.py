@@ -40,8 +40,6 @@ def find_encoders(plugin_dirs: Sequence[str] = ()) -> list[type[Encoder]]:
         encoder: type[Encoder] = getattr(import_module(module), name)
         found[encoder.name] = encoder
     for entry in _plug_ins(plugin_dirs):
-        if entry.value in _OWN.values():
-            continue
         try:
             plug_in = entry.load()
         except Exception as error:  # noqa: BLE001 (what runs is the plug-in's own code)
