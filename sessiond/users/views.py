@@ -69,8 +69,14 @@ def _session(session: Session, *, is_shown: bool) -> Json:
 
 
 def status(now: Status) -> Json:
-    """Return what the stream does and why; codec, width and height while it is sent."""
-    stream: Json = {"codec": codec_name(now.codec), "width": now.width, "height": now.height}
+    """Return what the stream does and why; codec to height while it is sent."""
+    stream: Json = {
+        "codec": codec_name(now.codec),
+        "encoder": now.encoder,
+        "codec-reason": now.why,
+        "width": now.width,
+        "height": now.height,
+    }
     return {
         "state": now.state.value,
         "reason": now.reason.value,
