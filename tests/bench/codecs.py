@@ -7,6 +7,8 @@ program itself is not needed for this: what GStreamer brings to the command line
 
 import contextlib
 import dataclasses
+import itertools
+import os
 import shutil
 import statistics
 import tempfile
@@ -15,24 +17,32 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from agent.capture import find_backend
+from agent.capture.base import SLOTS, Changes
+from agent.encode import find_encoders
 from tests.bench.cost import Cost, cost
 from tests.bench.plan import Plan
 from tests.bench.processes import BenchError, Child, Load
-from tests.bench.stage import WARM_UP, AgentRun, Slice, Stage, agent_run
+from tests.bench.stage import AgentRun, Slice, Stage, agent_run
 from tests.bench.usage import usage
 
 FPS: Final = 30.0
 CONTENTS: Final = ("video", "desktop", "typing")
 GSTREAMER: Final = "GStreamer vp8enc"
+_STARTED: Final = 5  # frames
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Coded:
-    """A codec on a load; of the cost only ``program``, ``fps`` and ``bytes`` count."""
+    """A codec on a load; of the cost only ``program``, ``fps`` and ``bytes`` count.
+
+    ``encoding_ms`` is the part of it that converts and encodes, None where that cannot be told.
+    """
 
     codec: str
     load: str
     cost: Cost
+    encoding_ms: float | None
 
 
 def missing() -> str:
@@ -45,6 +55,7 @@ def missing() -> str:
 def run_codecs(load: str, plan: Plan, server: Child, display: str, directory: Path) -> list[Coded]:
     """Run the plan's codecs in turn on one load, and GStreamer's after each of their rounds."""
     found: dict[str, list[Slice]] = {}
+    encoding: dict[str, list[float]] = {}
     with Load(load, display, FPS, directory) as drawing, contextlib.ExitStack() as stack:
         stage = Stage(server, display, drawing, directory)
         runs = {
@@ -54,10 +65,44 @@ def run_codecs(load: str, plan: Plan, server: Child, display: str, directory: Pa
         for _ in range(plan.codec_rounds):
             for codec, run in runs.items():
                 found.setdefault(codec, []).append(run.turn(plan.codec_seconds))
+                spent = _encode(codec, display, plan.codec_seconds)
+                encoding.setdefault(codec, []).append(spent)
             if not missing():
                 found.setdefault(GSTREAMER, []).append(_gstreamer(stage, plan.codec_seconds))
     # X's part is left out: it draws the same for all, and the agent's capture is in `moving`.
-    return [Coded(codec, load, cost(slices, 0.0)) for codec, slices in found.items()]
+    return [
+        Coded(codec, load, cost(slices, 0.0), _median(encoding.get(codec)))
+        for codec, slices in found.items()
+    ]
+
+
+def _median(values: list[float] | None) -> float | None:
+    return statistics.median(values) if values else None
+
+
+def _encode(codec: str, display: str, seconds: float) -> float:
+    """Capture and encode here, as the agent does; return the median ms of CPU of its encoding.
+
+    As many frames are measured as are drawn in SECONDS.
+    """
+    encoder = next(each for each in find_encoders() if each.name == codec)
+    running = encoder({name: option.default for name, option in encoder.options.items()})
+    spent: list[float] = []
+    enough, never = _STARTED + round(seconds * FPS), os.eventfd(0)
+    with contextlib.closing(find_backend("x11")(display)) as capture:
+        capture.begin()
+        for slot in itertools.cycle(range(SLOTS)):
+            frame = capture.grab(slot)
+            assert frame is not None
+            begun = time.process_time()
+            running.encode(frame)
+            spent.append(time.process_time() - begun)
+            if len(spent) == enough:
+                break
+            while Changes.PICTURE not in capture.wait(never):
+                pass
+    os.close(never)
+    return 1e3 * statistics.median(spent[_STARTED:])
 
 
 @contextlib.contextmanager
@@ -84,8 +129,7 @@ def _gstreamer(stage: Stage, seconds: float) -> Slice:
         )
         argv = ["gst-launch-1.0", "-q", *pipeline.split()]
         with Child(argv, log=stage.directory / "gst.log") as gstreamer:
-            _wait_frame(frames, gstreamer)
-            time.sleep(WARM_UP)
+            _wait_frames(frames, gstreamer)
             begun, before, had = time.monotonic(), usage(gstreamer.pid), _files(frames)
             time.sleep(seconds)
             used, new = usage(gstreamer.pid) - before, _files(frames)[len(had) :]
@@ -101,10 +145,11 @@ def _files(directory: Path) -> list[Path]:
     return sorted(directory.iterdir())
 
 
-def _wait_frame(directory: Path, writer: Child) -> None:
+def _wait_frames(directory: Path, writer: Child) -> None:
+    """Wait until its start is over."""
     deadline = time.monotonic() + 20
-    while not _files(directory):
+    while len(_files(directory)) < _STARTED:
         writer.check_alive()
         if time.monotonic() > deadline:
-            raise BenchError(f"no frame of GStreamer{writer.said()}")
+            raise BenchError(f"hardly a frame of GStreamer{writer.said()}")
         time.sleep(0.05)

@@ -237,10 +237,9 @@ def _codecs(found: Results) -> Iterator[Goal]:
     for codec in GOOD_CODECS:
         for load, limit in CODEC_MS.items():
             one, floor = found.coded(codec, load), found.coded(GSTREAMER, load)
-            value = one.cost.program if one else None
             yield _at_most(
-                f"{load} by {codec}, agent", "ms/frame", value, limit,
-                floor.cost.program if floor else None,
+                f"{load} by {codec}, conversion and encoding", "ms/frame",
+                one.encoding_ms if one else None, limit, floor.cost.program if floor else None,
             )  # fmt: skip
         one = found.coded(codec, "video")
         value = one.cost.fps if one else None
@@ -253,9 +252,11 @@ def _lines(found: Results) -> Iterator[Goal]:
     behind = f"behind {LINE_MBIT:g} Mbit/s, typing"
     one = found.behind("auto", LINE_MBIT)
     yield _at_most(f"age {behind}", "ms", one.median_ms if one else None, AGE_MS)
-    fps = one.fps if one else None
+    fps, drawn = (one.fps, one.drawn_fps) if one else (None, None)
     met = None if fps is None else round(fps) >= CODEC_FPS
-    yield Goal(f"pictures {behind}", "frames/s", fps, None, None, f"at least {CODEC_FPS:g}", met)
+    ratio = fps / drawn if fps is not None and drawn else None
+    limit = f"at least {CODEC_FPS:g}"
+    yield Goal(f"pictures {behind}", "frames/s", fps, drawn, ratio, limit, met)
 
 
 def _median(values: list[float] | None) -> float | None:

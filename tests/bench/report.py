@@ -201,11 +201,12 @@ def _codecs(found: Results) -> Table:
     rows = [
         [
             f"{one.load}, {one.codec}", f"{one.cost.fps:.1f}", f"{one.cost.program:.2f}",
+            "" if one.encoding_ms is None else f"{one.encoding_ms:.2f}",
             str(one.cost.bytes), f"{one.cost.bytes * one.cost.fps * 8 / 1e6:.1f}",
         ]
         for one in found.codecs
     ]  # fmt: skip
-    names = ["load, codec", "frames/s", "CPU ms a frame", "bytes", "Mbit/s"]
+    names = ["load, codec", "frames/s", "CPU ms a frame", "of it encoding", "bytes", "Mbit/s"]
     return _table("Codecs: the agent alone, 30 frames/s drawn, medians", names, rows)
 
 

@@ -73,13 +73,13 @@ def test_calls_are_held_against_qemu_gas_of_the_same_rounds() -> None:
 
 def test_a_codec_costs_no_more_than_its_goal_and_keeps_30_frames() -> None:
     for ms, fps, met in ((20.0, 29.6, True), (20.1, 29.4, False)):
-        one = Coded("vp8", "video", replace(FLOOR, program=ms, fps=fps))
+        one = Coded("vp8", "video", replace(FLOOR, fps=fps), ms)
         judged = [row for row in goals(Results(codecs=[one]), SIZE) if row.met is not None]
         assert [(row.value, row.met) for row in judged] == [(ms, met), (fps, met)]
 
 
 def test_only_the_codec_that_was_chosen_has_to_be_fresh() -> None:
-    auto = Behind("auto", 2, [1, 2], 5e3, 300, 400, 200, 30, 1.2)
+    auto = Behind("auto", 2, [1, 2], 5e3, 300, 400, 200, 30, 33, 1.2)
     named = replace(auto, setting="jpeg", median_ms=2000)
     (age, pictures) = [
         row for row in goals(Results(lines=[named, auto]), SIZE) if row.met is not None
