@@ -24,20 +24,27 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LEAST_SIDE: Final = 16  # pixels; the smallest block of H.265 that x265 makes
+_MEMORY: Final = 768 << 20  # bytes for a coder; an agent's scope has 1 GiB
 _NEEDS: Final = "PyAV (Debian: python3-av; PyPI: spice-sessiond[video])"
 
 
 class VideoEncoder(Encoder):
     """Encodes by the first of ``recipes`` that works; a new size begins a new coder.
 
-    Its one option is a quantiser, by the codec's own count: less is better.
+    Its one option is a quantiser, by the codec's own count: less is better. ``pixel_memory`` is
+    what a pixel takes, in bytes, in all pictures that its coder keeps.
     """
 
     recipes: ClassVar[Sequence[Recipe]]
+    pixel_memory: ClassVar[int]
 
     @classmethod
     def missing(cls) -> str:
         return "" if find_spec("av") else _NEEDS
+
+    @classmethod
+    def accepts(cls, width: int, height: int) -> bool:
+        return width * height * cls.pixel_memory <= _MEMORY
 
     def __init__(self, options: Mapping[str, int]) -> None:
         if missing := self.missing():
@@ -90,23 +97,25 @@ class VideoEncoder(Encoder):
 
 
 class Vp8Encoder(VideoEncoder):
-    """Codec VP8; takes every size."""
+    """Codec VP8; takes every shape."""
 
     name: ClassVar = "vp8"
     codec: ClassVar = Codec.VP8
     rank: ClassVar = 0
     options: ClassVar = {"vp8.qmin": IntOption(0, 48, 20)}
     recipes: ClassVar = VP8
+    pixel_memory: ClassVar = 42
 
 
 class Vp9Encoder(VideoEncoder):
-    """Codec VP9; takes every size."""
+    """Codec VP9; takes every shape."""
 
     name: ClassVar = "vp9"
     codec: ClassVar = Codec.VP9
     rank: ClassVar = -1
     options: ClassVar = {"vp9.qmin": IntOption(0, 48, 24)}
     recipes: ClassVar = VP9
+    pixel_memory: ClassVar = 80
 
 
 class H264Encoder(VideoEncoder):
@@ -117,10 +126,12 @@ class H264Encoder(VideoEncoder):
     rank: ClassVar = -2
     options: ClassVar = {"h264.crf": IntOption(1, 51, 26)}
     recipes: ClassVar = H264
+    pixel_memory: ClassVar = 18
 
     @classmethod
     def accepts(cls, width: int, height: int) -> bool:
-        return width % 2 == 0 and height % 2 == 0  # one sample of colour for each two rows, columns
+        is_even = width % 2 == 0 and height % 2 == 0  # a sample of colour for two rows, and columns
+        return is_even and super().accepts(width, height)
 
 
 class H265Encoder(H264Encoder):
@@ -131,6 +142,7 @@ class H265Encoder(H264Encoder):
     rank: ClassVar = -3
     options: ClassVar = {"h265.crf": IntOption(1, 51, 28)}
     recipes: ClassVar = H265
+    pixel_memory: ClassVar = 45
 
     @classmethod
     def accepts(cls, width: int, height: int) -> bool:

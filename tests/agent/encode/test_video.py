@@ -195,6 +195,22 @@ def test_size_that_the_coder_does_not_take(kind: type[VideoEncoder], size: tuple
 
 
 @pytest.mark.parametrize(
+    ("kind", "fits", "is_over"),
+    [
+        (Vp8Encoder, (5120, 2880), (8192, 4096)),
+        (Vp9Encoder, (4096, 2304), (5120, 2880)),
+        (H264Encoder, (7680, 4320), (8192, 8192)),
+        (H265Encoder, (5120, 2880), (8192, 4096)),
+    ],
+)
+def test_size_of_more_memory_than_an_agent_may_have(
+    kind: type[VideoEncoder], fits: tuple[int, int], is_over: tuple[int, int]
+) -> None:
+    assert kind.accepts(*fits)
+    assert not kind.accepts(*is_over)
+
+
+@pytest.mark.parametrize(
     ("kind", "size"), [(H264Encoder, (2, 2)), (H265Encoder, (16, 16)), (H265Encoder, (18, 34))]
 )
 def test_least_size_that_the_coder_takes(kind: type[VideoEncoder], size: tuple[int, int]) -> None:
