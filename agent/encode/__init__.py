@@ -2,13 +2,12 @@
 
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from agent.encode.base import Encoder
-from sessiond.errors import EncoderError
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -53,15 +52,6 @@ def find_encoders(plugin_dirs: Sequence[str] = ()) -> list[type[Encoder]]:
             continue
         found.setdefault(plug_in.name, plug_in)
     return sorted(found.values(), key=lambda encoder: -encoder.rank)
-
-
-def choose_encoder(encoders: Iterable[type[Encoder]], codecs: Iterable[int]) -> type[Encoder]:
-    """Return the first of ``encoders`` whose codec the host decodes. Raises EncoderError."""
-    offered = set(codecs)
-    for encoder in encoders:
-        if encoder.codec in offered:
-            return encoder
-    raise EncoderError(f"no encoder for the codecs that the host decodes: {sorted(offered)}")
 
 
 def _plug_ins(plugin_dirs: Sequence[str]) -> Iterator["EntryPoint"]:

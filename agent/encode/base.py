@@ -30,7 +30,7 @@ class Encoder(abc.ABC):
 
     name: ClassVar[str]
     codec: ClassVar[Codec]
-    rank: ClassVar[int]  # of those that the host decodes, the highest is taken
+    rank: ClassVar[int]  # of those of one codec, the highest is taken
     options: ClassVar[Mapping[str, IntOption]]  # for ``--codec-option NAME=VALUE``
     levels: int = 1
     level: int = 0

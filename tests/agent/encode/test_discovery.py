@@ -12,10 +12,9 @@ from typing import Final
 
 import pytest
 
-from agent.encode import _OWN, GROUP, choose_encoder, find_encoders
+from agent.encode import _OWN, GROUP, find_encoders
 from agent.encode.base import Encoder
 from agent.encode.jpeg import JpegEncoder
-from sessiond.errors import EncoderError
 
 ROOT: Final = Path(__file__).parents[3]
 
@@ -123,16 +122,6 @@ def test_broken_is_logged_and_skipped(
         assert names(directory) == OWN
     assert len(messages) == 1
     assert messages[0].startswith(f"encoder plug-in {name}:{target} {complaint}")
-
-
-def test_first_that_the_host_decodes() -> None:
-    assert choose_encoder([JpegEncoder], [1, 2, 99]) is JpegEncoder
-
-
-@pytest.mark.parametrize("codecs", [[], [2], [99, 3]])
-def test_nothing_that_the_host_decodes(codecs: list[int]) -> None:
-    with pytest.raises(EncoderError, match=r"^no encoder for the codecs that the host decodes"):
-        choose_encoder([JpegEncoder], codecs)
 
 
 @pytest.mark.parametrize("place", ["path", "option", "archive"])
