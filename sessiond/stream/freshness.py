@@ -9,8 +9,8 @@ frame is asked for when no more than ``IN_FLIGHT`` seconds are on their way.
 Without a refusal nothing tells whether the host has become faster: so where it is the estimate
 that holds frames back, it grows a little with each queueful that went through, and more the
 longer that lasts, until the next refusal. Where the frames are so small that it holds nothing
-back, it is worth less and less: who adapts to it is told of more, and the next stream that begins
-is not held back by it, but finds out anew.
+back, it is worth less and less while they flow: who adapts to it is told of more, and the next
+stream that begins is not held back by it, but finds out anew.
 
 Small frames would also be many in one queue. So each goes in a few writes at least, and what a
 queue holds before the first refusal is never more than some half a second of pictures.
@@ -25,8 +25,9 @@ SMALLEST: Final = 256
 PIECES: Final = 8  # of one message, at least: a queue holds no more than 16 of them
 IN_FLIGHT: Final = 0.1  # seconds
 FULL: Final = 0.2  # seconds; more than IN_FLIGHT, or every frame would be stopped half-way
-OLD: Final = 10.0  # seconds in which an estimate was of no use, so that it may be wrong by now
-FORGOTTEN: Final = 60.0  # seconds after which it says nothing
+OLD: Final = 10.0  # seconds in which an estimate held nothing back, so that it may be too low
+MOST: Final = 4.0  # times an estimate is what is told; a frame for so much is half a second late
+_PAUSE: Final = 1.0  # seconds from one frame to the next; what is longer proves nothing
 LONGEST: Final = 1.0  # seconds; a wrong estimate must not silence the stream
 _STALL: Final = 1.0  # seconds without a byte taken: a host that sleeps, not a slow one
 _SHORTEST: Final = 0.05  # seconds; a sample over less says little
@@ -78,7 +79,8 @@ class Freshness:
         self._unrefused = 0  # writes
         self._probes = 0
         self._held_back = False  # a frame, by our delay, since the last probe
-        self._used_at = 0.0  # a refusal, or a frame that was held back
+        self._unused = 0.0  # seconds in which frames flowed, none refused nor held back
+        self._asked_at = 0.0
         self._trial: _Trial | None = None
 
     @property
@@ -86,16 +88,14 @@ class Freshness:
         """Bytes a second that the host consumes; 0 while nobody knows."""
         return self._rate
 
-    def guess(self, now: float) -> float:
+    @property
+    def guess(self) -> float:
         """Return the rate for who can adapt to it, 0 while nobody knows.
 
-        One that was of no use for long is told as more, twice as much every ``OLD`` seconds: if
-        that is too much, what comes next will show it.
+        One that has held nothing back for long is told as more, twice as much every ``OLD``
+        seconds: if that is too much, what comes next will show it.
         """
-        unused = now - self._used_at
-        if self._trial or unused > FORGOTTEN:
-            return 0.0
-        return float(self._rate * 2 ** max(0.0, unused / OLD - 1))
+        return self._rate * min(MOST, float(2 ** max(0.0, self._unused / OLD - 1)))
 
     def write_size(self, message: int) -> int:
         """Return how many bytes to write at once of a message of so many."""
@@ -103,8 +103,8 @@ class Freshness:
         return max(SMALLEST, min(LARGE, fitting, message // PIECES))
 
     def on_stream(self, now: float) -> None:
-        """A stream begins: an estimate that was of no use for long does not hold it back."""
-        if self._rate and now - self._used_at > OLD:
+        """A stream begins: an estimate that has held nothing back for long shall not begin to."""
+        if self._rate and self._unused > OLD:
             self._trial = _Trial(now)
 
     def on_accepted(self, now: float, *sizes: int) -> None:
@@ -139,7 +139,8 @@ class Freshness:
             self._take_sample(now - self._sample_from)
             self._begin_sample(now)
             self._trial = None
-        self._blocked_at = self._at = self._used_at = now
+        self._blocked_at = self._at = now
+        self._unused = 0.0
         self._queued = float(self._held)
         self._unrefused = self._probes = 0
 
@@ -160,10 +161,12 @@ class Freshness:
             return 0.0
         self._drain(now)
         wait = min(LONGEST, max(0.0, self._queued / self._rate - IN_FLIGHT))
+        since, self._asked_at = self._asked_at, now
         if self._trial or not wait:
+            self._unused += min(now - since, _PAUSE)
             return 0.0
         self._held_back = True
-        self._used_at = now
+        self._unused = 0.0
         return wait
 
     def _begin_sample(self, now: float) -> None:

@@ -156,7 +156,7 @@ class HostPort:
 
     def line_rate(self) -> float:
         """Return the bytes a second that the host takes, as far as can be told; 0 if it cannot."""
-        return self._freshness.guess(self._loop.time())
+        return self._freshness.guess
 
     def put(self, kind: Type, message: Bytes) -> None:
         """Send a whole message, in place of an older one of its kind that still waits.

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sessiond.stream.freshness import (
-    FORGOTTEN,
     FULL,
     IN_FLIGHT,
     LARGE,
     LONGEST,
+    MOST,
     OLD,
     QUEUE,
     Freshness,
@@ -219,28 +219,35 @@ def test_pauses_of_a_fast_host_are_not_its_rate() -> None:
     assert not any(stream.delays)
 
 
+def type_for(stream: Stream, seconds: float) -> None:
+    begin = stream.host.now
+    while stream.host.now < begin + seconds:
+        stream.send(TYPING, FRAME)
+
+
 def slow_then_typing(seconds: float) -> Stream:
     """Return a stream that has learned a slow rate, and sent small frames ever since."""
     stream = Stream(Host(2 * MBIT))
     for _ in range(20):
         stream.send(WHOLE)
-    assert stream.freshness.guess(stream.host.now) == pytest.approx(2 * MBIT, rel=0.3)
-    begin = stream.host.now
-    while stream.host.now < begin + seconds:
-        stream.send(TYPING, FRAME)
+    assert stream.freshness.guess == pytest.approx(2 * MBIT, rel=0.3)
+    type_for(stream, seconds)
     return stream
 
 
-def test_estimate_of_no_use_is_told_as_more() -> None:
-    stream = slow_then_typing(5)
-    rate = stream.freshness.rate
-    assert stream.freshness.guess(stream.host.now) == rate
-    since = stream.freshness._used_at
-    assert stream.freshness.guess(since + 2 * OLD) == pytest.approx(2 * rate)
-    assert stream.freshness.guess(since + 4 * OLD) == pytest.approx(8 * rate)
-    assert stream.freshness.guess(since + FORGOTTEN + 1) == 0
+def test_estimate_that_holds_nothing_back_is_told_as_more() -> None:
+    stream = slow_then_typing(OLD / 2)
+    freshness = stream.freshness
+    assert freshness.guess == (rate := freshness.rate)
+    stream.host.wait(3600)  # nothing moves, and nothing is proven
+    type_for(stream, OLD / 4)
+    assert freshness.guess == rate
+    type_for(stream, OLD)
+    assert 1.2 * rate < freshness.guess < 2 * rate
+    type_for(stream, 5 * OLD)
+    assert freshness.guess == MOST * rate
     stream.send(WHOLE)  # that it is too much for
-    assert stream.freshness.guess(stream.host.now) == pytest.approx(2 * MBIT, rel=0.3)
+    assert freshness.guess == pytest.approx(2 * MBIT, rel=0.3)
 
 
 def test_new_stream_finds_out_that_the_host_is_faster() -> None:
@@ -272,7 +279,7 @@ def test_new_stream_finds_out_that_the_host_is_not() -> None:
     for _ in range(10):
         stream.send(WHOLE, FRAME)
     assert max(stream.seconds_in_flight) < 1.3 * FULL
-    assert stream.freshness.guess(stream.host.now) == pytest.approx(2 * MBIT, rel=0.3)
+    assert stream.freshness.guess == pytest.approx(2 * MBIT, rel=0.3)
 
 
 def test_new_stream_is_held_back_by_an_estimate_in_use() -> None:
@@ -306,5 +313,5 @@ def test_whatever_happens(events: list[tuple[tuple[float, str], int]]) -> None:
             case _:
                 assert 0 <= freshness.delay(now) <= LONGEST
         assert freshness.rate >= 0
-        assert freshness.guess(now) >= 0
+        assert freshness.guess >= 0
         assert 0 < freshness.write_size(size) <= LARGE

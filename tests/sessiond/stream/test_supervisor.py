@@ -245,7 +245,7 @@ async def test_the_shown_agent_hears_how_fast_the_line_is(monkeypatch: pytest.Mo
         it.signal.happened()
 
     monkeypatch.setattr(Agent, "tell_line", tell)
-    monkeypatch.setattr(Freshness, "guess", lambda _self, _now: 1000.0 + len(told))
+    monkeypatch.setattr(Freshness, "guess", property(lambda _self: 1000.0 + len(told)))
     async with around() as it:
         with watching_host(it) as host:
             await it.show_new("small")
