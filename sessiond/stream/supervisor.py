@@ -456,7 +456,7 @@ class Supervisor:
                 codec=stream.codec,
                 width=stream.width,
                 height=stream.height,
-                encoder=stats.encoder or stats.codec if stats else "",
+                encoder=stats.encoder if stats else "",
                 why=stats.why if stats else "",
                 next_retry=min(retries, default=0.0),
                 displays={
