@@ -41,7 +41,7 @@ class Video:
 
 
 VP8: Final = Video("vp8", Codec.VP8, Decoders.VPX, 34)
-VP9: Final = Video("vp9", Codec.VP9, Decoders.VPX, 34)
+VP9: Final = Video("vp9", Codec.VP9, Decoders.VPX, 30)
 H264: Final = Video("h264", Codec.H264, Decoders.ALL, 36)
 H265: Final = Video("h265", Codec.H265, Decoders.ALL, 34)
 VIDEOS: Final = (VP8, VP9, H264, H265)
