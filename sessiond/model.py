@@ -168,12 +168,12 @@ class Counters:
 class Status:
     """What the stream does and why: what D-Bus, the journal and the history tell.
 
-    ``session`` is the id of the session that is to be shown, "" for none. ``codec`` to ``height``
-    are those of the stream that is being sent; ``encoder`` is what makes it, such as "libvpx", and
-    ``why`` a clause that says why it is this codec, "" where the configuration does; both are "" while
-    its agent does not say. ``next_retry`` is the seconds since 1970 when what
-    has failed is tried again, 0 when nothing waits. ``displays`` are those that the sessions'
-    agents have open, by session.
+    ``session`` is the id of the session that is to be shown, "" for none. ``codec`` to
+    ``height`` are those of the stream that is being sent; ``encoder`` is what makes it, such as
+    "libvpx", and ``why`` a clause that says why it is this codec, "" where the configuration
+    does; both are "" while its agent does not say. ``next_retry`` is the seconds since 1970
+    when what has failed is tried again, 0 when nothing waits. ``displays`` are those that the
+    sessions' agents have open, by session.
     """
 
     session: str
