@@ -88,7 +88,7 @@ def test_a_slow_line_gets_a_codec_that_it_keeps_up_with_for_as_long_as_it_is_slo
             assert relay.codecs() == [Codec.MJPEG, Codec.VP8]
             assert scene.daemon.property("Codec") == "vp8"
             assert scene.daemon.property("Encoder") == "libvpx"
-            scene.daemon.wait_line("The codec is vp8.* libvpx.* now")
+            scene.daemon.wait_line(r"The codec is vp8 \(libvpx\) now, because ")
             relay.widen()
             relay.wait_codec(Codec.MJPEG, 30)
             wait_number(probe, above(max(screen.drawn)))

@@ -32,6 +32,9 @@ ODD: Final = (801, 601)
 SIZES: Final = ((640, 480), (1366, 768), ODD)
 EVEN: Final = (H264, H265)  # whose encoders refuse an odd size
 COLOUR_ERROR: Final = 8  # of 255
+# Seconds from drawing to showing: 0.4 until its time has come. What waits in the client for the
+# frame after it waits for a repetition, 0.3 more.
+AT_ONCE: Final = 0.6
 
 
 @pytest.mark.parametrize(
@@ -62,9 +65,11 @@ def test_what_changed_last_is_shown(video: Video) -> None:
     card = colour_card(640, 480)
     with show(card, "--codec", video.name, decoders=video.decoders) as shown:
         wait_like(shown.probe, card, video.sharp)
+        ages = []
         for number in range(1, 6):
-            shown.canvas.show_number(number)
-            shown.probe.wait_for("invalidate", bits=bits_of(number))
+            drawn = shown.canvas.show_number(number)
+            ages.append(shown.probe.wait_for("invalidate", bits=bits_of(number))["t"] - drawn)
+        assert min(ages) < AT_ONCE, "shown with the next frame only"
         wait_like(shown.probe, shown.canvas.content(), video.sharp)
         assert shown.relay.codecs() == [video.codec]
         assert complaints(shown.probe) == []
