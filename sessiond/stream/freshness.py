@@ -16,6 +16,7 @@ Small frames would also be many in one queue. So each goes in a few writes at le
 queue holds before the first refusal is never more than some half a second of pictures.
 """
 
+import math
 from collections import deque
 from typing import Final
 
@@ -95,7 +96,8 @@ class Freshness:
         One that has held nothing back for long is told as more, twice as much every ``OLD``
         seconds: if that is too much, what comes next will show it.
         """
-        return self._rate * min(MOST, float(2 ** max(0.0, self._unused / OLD - 1)))
+        doublings = max(0.0, self._unused / OLD - 1)
+        return self._rate * math.pow(2, min(doublings, math.log2(MOST)))
 
     def write_size(self, message: int) -> int:
         """Return how many bytes to write at once of a message of so many."""

@@ -250,6 +250,14 @@ def test_estimate_that_holds_nothing_back_is_told_as_more() -> None:
     assert freshness.guess == pytest.approx(2 * MBIT, rel=0.3)
 
 
+def test_a_day_of_typing_makes_an_estimate_no_larger() -> None:
+    stream = slow_then_typing(OLD)
+    freshness, now = stream.freshness, stream.host.now
+    for second in range(24 * 3600):
+        assert freshness.delay(now + second) == 0
+    assert freshness.guess == MOST * freshness.rate
+
+
 def test_new_stream_finds_out_that_the_host_is_faster() -> None:
     stream = slow_then_typing(20)
     stream.host.rate = 200 * MBIT
