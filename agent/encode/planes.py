@@ -3,6 +3,7 @@
 They are kept from frame to frame, and only what changed is converted.
 """
 
+import functools
 from typing import Any, Final, NamedTuple, cast
 
 from av.video.frame import VideoFrame
@@ -71,7 +72,7 @@ class _Converter:
         self._is_odd = width % 2 == 1
         self._source = VideoFrame(width + self._is_odd, rows, "bgr0")
         self._reformatter = VideoReformatter()
-        self._matrix = cast("Any", matrix)  # PyAV's types say less than it takes
+        self._how = {"dst_colorspace": matrix, "interpolation": "AREA", **_one_thread()}
 
     def convert(self, frame: Frame, first: int) -> VideoFrame:
         target = _Rows.of(self._source.planes[0])
@@ -80,9 +81,22 @@ class _Converter:
         if self._is_odd:
             for end in range(self._bytes, len(target.memory), target.stride):
                 target.memory[end : end + 4] = target.memory[end - 4 : end]
-        return self._reformatter.reformat(
-            self._source, format="yuv420p", dst_colorspace=self._matrix, interpolation="AREA"
-        )
+        # PyAV's types say less than it takes.
+        return self._reformatter.reformat(self._source, format="yuv420p", **cast("Any", self._how))
+
+
+@functools.cache
+def _one_thread() -> dict[str, int]:
+    """Return what keeps newer PyAVs from a thread a processor for each converter.
+
+    For a band those cost more than it does.
+    """
+    one = {"threads": 1}
+    try:
+        VideoReformatter().reformat(VideoFrame(2, 2, "bgr0"), format="yuv420p", **one)
+    except TypeError:
+        return {}
+    return one
 
 
 class _Rows(NamedTuple):

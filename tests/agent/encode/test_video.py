@@ -244,6 +244,19 @@ def test_pixels_that_are_not_there() -> None:
             made(Vp8Encoder).encode(lacking)
 
 
+def threads() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+@pytest.mark.parametrize("kind", [Vp8Encoder, Vp9Encoder, H264Encoder])
+def test_nothing_runs_in_threads_of_its_own(kind: type[VideoEncoder]) -> None:
+    before = threads()
+    encoder = made(kind)
+    encoder.encode(frame_of(noise(640, 480)))
+    encoder.encode(frame_of(noise(640, 480), frozenset({1})))
+    assert threads() <= before  # those of other tests may end
+
+
 @pytest.mark.parametrize("kind", ALL)
 def test_frame_that_is_too_large(kind: type[VideoEncoder]) -> None:
     encoder = made(kind)
