@@ -200,16 +200,23 @@ class SeatControl:
         if (status.session, status.reason) != (before.session, before.reason):
             self._history.append(Event(time.time(), status))
             self._parts.on_news(status)
-        if status.codec != self._told_codec and not self._codec_timer:
+        if self._has_other_codec() and not self._codec_timer:
             self._codec_timer = self._loop.call_later(LASTING, self._mind_codec)
         self._parts.on_change(self.facts)
+
+    def _has_other_codec(self) -> bool:
+        # A sentence in place of a session is MJPEG always, and no news.
+        is_shown = self.status.state is State.STREAMING
+        return is_shown and self.status.codec not in {0, self._told_codec}
 
     def _mind_codec(self) -> None:
         """Tell of another codec, also when the first is not what was configured."""
         self._codec_timer = None
+        if not self._has_other_codec():
+            return
         before, now = self._told_codec, self.status
         self._told_codec = now.codec
-        if now.codec in {0, before} or not (before or now.why):
+        if not (before or now.why):
             return
         by = f" ({now.encoder})" if now.encoder else ""
         why = f", because {now.why}" if now.why else ""

@@ -345,10 +345,13 @@ async def test_another_codec_is_history_once_it_has_lasted(
     await send(jpeg)
     await send((0, "", ""))
     await send((2, "libvpx", "h264 needs PyAV"))
+    await send((0, "", ""))
+    await send((4, "libvpx-vp9", ""))  # of another agent, as it was configured for that
     told = [
         "The codec is vp8 (libvpx) now, because the host takes only 0.4 MB/s.",
         "The codec is mjpeg now.",
         "The codec is vp8 (libvpx) now, because h264 needs PyAV.",
+        "The codec is vp9 (libvpx-vp9) now.",
     ]
     first, *changes = control.history(0)
     assert (first.status, len(parts.news)) == (parts.news[0], 1)
@@ -357,6 +360,18 @@ async def test_another_codec_is_history_once_it_has_lasted(
     assert [it.getMessage() for it in caplog.records if hasattr(it, "CODEC")] == told
     control.on_status(status(codec=1))
     control.close()  # nothing of it may be left
+
+
+@in_loop
+async def test_the_codec_of_a_sentence_is_no_news() -> None:
+    control, parts = make()
+    clock = Clock()
+    for reason, codec in ((Reason.OK, 2), (Reason.TEXT_CONSOLE, 1), (Reason.OK, 2)):
+        control.on_status(status(reason, codec=codec))
+        clock.advance(module.LASTING)
+        await turns(3)
+    assert [event.status for event in control.history(0)] == parts.news
+    control.close()
 
 
 @in_loop
