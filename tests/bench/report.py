@@ -216,11 +216,21 @@ def _behind(found: Results) -> Table:
             f"{one.mbit:g} Mbit/s, {one.setting}",
             " ".join(Codec(number).name.lower() for number in one.codecs),
             f"{one.median_ms:.0f}", f"{one.worst_ms:.0f}", f"{one.longest_ms:.0f}",
-            f"{one.fps:.1f}", f"{one.bytes:.0f}", f"{one.mbit_used:.2f}",
+            f"{one.fps:.1f}", f"{one.shown_fps:.1f}", f"{one.bytes:.0f}", f"{one.mbit_used:.2f}",
         ]
         for one in found.lines
     ]  # fmt: skip
-    names = ["line, setting", "codecs", "age ms", "worst", "apart", "frames/s", "bytes", "Mbit/s"]
+    names = [
+        "line, setting",
+        "codecs",
+        "age ms",
+        "worst",
+        "apart",
+        "frames/s",
+        "shown/s",
+        "bytes",
+        "Mbit/s",
+    ]
     return _table("Typing behind a slow line", names, rows)
 
 

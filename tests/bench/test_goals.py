@@ -79,7 +79,7 @@ def test_a_codec_costs_no_more_than_its_goal_and_keeps_30_frames() -> None:
 
 
 def test_only_the_codec_that_was_chosen_has_to_be_fresh() -> None:
-    auto = Behind("auto", 2, [1, 2], 5e3, 300, 400, 200, 30, 33, 1.2)
+    auto = Behind("auto", 2, [1, 2], 5e3, 300, 400, 200, 30, 33, 30, 1.2)
     named = replace(auto, setting="jpeg", median_ms=2000)
     (age, pictures) = [
         row for row in goals(Results(lines=[named, auto]), SIZE) if row.met is not None
