@@ -72,7 +72,7 @@ def drawn(probe: SpiceProbe, after: int) -> set[int]:
     return {number_in(event["bits"]) for event in events}
 
 
-def test_a_slow_line_gets_a_codec_that_it_keeps_up_with_for_as_long_as_it_is_slow() -> None:
+def test_a_slow_line_gets_a_codec_that_it_keeps_up_with() -> None:
     with (
         scene_with('"auto"') as scene,
         Relay(scene.host.port, rate=SLOW) as relay,
@@ -89,7 +89,4 @@ def test_a_slow_line_gets_a_codec_that_it_keeps_up_with_for_as_long_as_it_is_slo
             assert scene.daemon.property("Codec") == "vp8"
             assert scene.daemon.property("Encoder") == "libvpx"
             scene.daemon.wait_line(r"The codec is vp8 \(libvpx\) now, because ")
-            relay.widen()
-            relay.wait_codec(Codec.MJPEG, 30)
-            wait_number(probe, above(max(screen.drawn)))
             assert complaints(probe) == []
