@@ -4,9 +4,8 @@ MJPEG is the cheapest to make, sharp in every frame, and needs no decoder of GSt
 codec needs a tenth of its bytes. So by itself ("auto") a stream is MJPEG as long as the host keeps
 up with it, VP8 or VP9 when it does not, and MJPEG again, as a trial, once frames have left at once
 for a while. What MJPEG costs is known only while it is in use, and what a line takes only while it
-is full: nothing but a trial can tell. It ends as soon as the host is behind again, and each that
-fails lets the next one wait for longer. One late frame alone is a moment of the client's own, and
-no slow line, unless that explains it.
+is full: nothing but a trial can tell. One that fails is over at once, for its pictures are not even
+shown, and lets the next one wait for longer.
 
 H.264 and H.265 are never taken but by name: clients offer them that lack half of a decoder, show
 nothing then, and do not say so.
@@ -36,16 +35,15 @@ EncoderType = type[Encoder]
 class Way:
     """What is known of the way to the host at a moment when it has room for another frame.
 
-    ``held``: seconds of the last ``WINDOW`` in which a newer picture waited beyond its time, for
-    each frame ``LATE`` at most. ``late``: how many frames, the last ones, took longer than that
-    until there was room again. ``in_time``: seconds in this codec since frames have all left at
-    once; 0 after too few of them. ``rate``: bytes/s that the host takes, 0 if that is not known.
-    ``picture``: bytes of one MJPEG picture, and ``need`` those of as many a second as frames were
-    sent lately; 0 if none was made yet.
+    ``held``: seconds of the last ``WINDOW`` in which a newer picture waited beyond its time.
+    ``took``: seconds until there was room again after the last frame. ``in_time``: seconds in this
+    codec since frames have all left at once; 0 after too few of them. ``rate``: bytes/s that the
+    host takes, 0 if that is not known. ``picture``: bytes of one MJPEG picture, and ``need`` those
+    of as many a second as frames were sent lately; 0 if none was made yet.
     """
 
     held: float = 0.0
-    late: int = 0
+    took: float = 0.0
     in_time: float = 0.0
     rate: float = 0.0
     picture: int = 0
@@ -71,20 +69,11 @@ def decide(now: float, choice: Choice, way: Way) -> Choice:
         if way.in_time < _patience(choice, way):
             return choice
         return replace(choice, is_small=False, since=now, why="the host keeps up")
-    if not _is_behind(way):
+    if way.took <= LATE and way.held <= WINDOW / 2:
         return choice
     has_failed = now - choice.since < PROVEN
     patience = min(2 * choice.patience, LONGEST_PATIENCE) if has_failed else PATIENCE
     return Choice(is_small=True, since=now, patience=patience, why=_complaint(way.rate))
-
-
-def _is_behind(way: Way) -> bool:
-    return way.held > WINDOW / 2 or way.late > 1 or (way.late > 0 and _is_too_large(way))
-
-
-def _is_too_large(way: Way) -> bool:
-    """Tell whether one MJPEG picture is late for all we know."""
-    return way.rate > 0 and way.picture > LATE * way.rate
 
 
 def _patience(choice: Choice, way: Way) -> float:
@@ -92,7 +81,7 @@ def _patience(choice: Choice, way: Way) -> float:
 
     Not for ever: while nothing is refused, a rate that is known only gets old.
     """
-    is_hopeless = 0 < way.rate < way.need or _is_too_large(way)
+    is_hopeless = way.rate > 0 and (way.need > way.rate or way.picture > LATE * way.rate)
     return LONGEST_PATIENCE if is_hopeless else choice.patience
 
 

@@ -4,7 +4,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
-from agent.stream.choice import LATE, WINDOW, Way
+from agent.stream.choice import WINDOW, Way
 
 ENOUGH: Final = 30  # frames in time, before that says something
 SPAN: Final = 10.0  # seconds over which frames are counted
@@ -34,14 +34,14 @@ class Watch:
     interval: float
     since: float = 0.0  # no frame was late from then on
     in_time: int = 0  # frames since then
-    late: int = 0  # frames, the last ones, that were so by far
+    took: float = 0.0
     picture: int = 0
     _held: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=MOST))
     _sent: deque[float] = field(default_factory=lambda: deque(maxlen=MOST))
 
     def begin(self, now: float) -> None:
         """Begin anew: what a frame of another stream or codec took says nothing of this one."""
-        self.since, self.in_time, self.late = now, 0, 0
+        self.since, self.in_time, self.took = now, 0, 0.0
         self._held.clear()
         self._sent.clear()
 
@@ -50,14 +50,14 @@ class Watch:
         if is_mjpeg:
             self.picture = frame.size
         took = frame.took
-        self.late = self.late + 1 if took > LATE else 0
+        self.took = took
         self._sent.append(now)
         if took <= self.interval:
             self.in_time += 1
             return
         self.since, self.in_time = now, 0
         if frame.is_waiting:
-            self._held.append((now, min(took, LATE) - self.interval))
+            self._held.append((now, took - self.interval))
 
     def way(self, now: float, rate: float) -> Way:
         """Return what is known at ``now`` of a way to the host that takes ``rate`` bytes/s."""
@@ -67,7 +67,7 @@ class Watch:
             self._sent.popleft()
         return Way(
             held=sum(held for _, held in self._held),
-            late=self.late,
+            took=self.took,
             in_time=now - self.since if self.in_time >= ENOUGH else 0.0,
             rate=rate,
             picture=self.picture,

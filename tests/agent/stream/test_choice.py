@@ -32,8 +32,7 @@ from sessiond.wire.device import Codec
 NOW = 1000.0
 MJPEG = Choice()
 SMALL = Choice(is_small=True, since=NOW - 30, why="as before")
-HALF, BEHIND = Way(held=WINDOW / 2), Way(late=2)
-LARGE = Way(late=1, rate=0.25e6, picture=round(0.25e6 * LATE) + 1)
+KEEPS_UP, HALF, TOO_LATE = Way(took=0.01), Way(held=WINDOW / 2), Way(took=LATE)
 AT_ONCE = Way(in_time=PATIENCE)
 MORE = 1e-6
 
@@ -44,40 +43,45 @@ Row = tuple[Choice, Way, Choice]
 
 TABLE: dict[str, Row] = {
     "nothing is known": (MJPEG, Way(), MJPEG),
+    "mjpeg is in time": (MJPEG, KEEPS_UP, MJPEG),
     "half of the time a picture waited": (MJPEG, HALF, MJPEG),
     "more than half of the time": (
         MJPEG,
         replace(HALF, held=HALF.held + MORE),
         Choice(is_small=True, since=NOW, why=COMPLAINT),
     ),
-    "one late picture": (MJPEG, Way(late=1), MJPEG),
-    "two": (MJPEG, BEHIND, Choice(is_small=True, since=NOW, why=COMPLAINT)),
-    "a picture that is late on this line": (
-        MJPEG, LARGE, Choice(is_small=True, since=NOW, why="the host takes only 0.25 MB/s")
+    "a picture that is just shown": (MJPEG, TOO_LATE, MJPEG),
+    "a picture that a client throws away": (
+        MJPEG,
+        Way(took=LATE + MORE),
+        Choice(is_small=True, since=NOW, why=COMPLAINT),
     ),
-    "one that is not": (MJPEG, replace(LARGE, picture=LARGE.picture - 1), MJPEG),
-    "one that would be": (MJPEG, replace(LARGE, late=0), MJPEG),
+    "and the rate is known": (
+        MJPEG,
+        Way(took=1.0, rate=0.25e6),
+        Choice(is_small=True, since=NOW, why="the host takes only 0.25 MB/s"),
+    ),
     "a trial that failed": (
-        Choice(since=NOW - 1, why=TRIAL),
-        BEHIND,
+        Choice(since=NOW - 0.5, why=TRIAL),
+        Way(took=1.0),
         Choice(is_small=True, since=NOW, patience=2 * PATIENCE, why=COMPLAINT),
     ),
     "and another one": (
-        Choice(since=NOW - 1, patience=2 * PATIENCE),
-        BEHIND,
+        Choice(since=NOW - 0.5, patience=2 * PATIENCE),
+        Way(took=1.0),
         Choice(is_small=True, since=NOW, patience=4 * PATIENCE, why=COMPLAINT),
     ),
     "and the last that counts": (
-        Choice(since=NOW - 1, patience=0.9 * LONGEST_PATIENCE),
-        BEHIND,
+        Choice(since=NOW - 0.5, patience=0.9 * LONGEST_PATIENCE),
+        Way(took=1.0),
         Choice(is_small=True, since=NOW, patience=LONGEST_PATIENCE, why=COMPLAINT),
     ),
     "a trial that went well for long": (
         Choice(since=NOW - PROVEN, patience=LONGEST_PATIENCE),
-        BEHIND,
+        Way(took=1.0),
         Choice(is_small=True, since=NOW, why=COMPLAINT),
     ),
-    "a small codec is late, too": (SMALL, Way(held=WINDOW, late=5), SMALL),
+    "a small codec is late, too": (SMALL, Way(held=WINDOW, took=2.0), SMALL),
     "frames leave at once, not for long": (SMALL, Way(in_time=PATIENCE - MORE), SMALL),
     "frames leave at once": (SMALL, AT_ONCE, Choice(since=NOW, why=TRIAL)),
     "with more patience": (
@@ -111,7 +115,7 @@ def test_table(choice: Choice, way: Way, expected: Choice) -> None:
 WAYS = st.builds(
     Way,
     held=st.sampled_from([0.0, 0.5, 1.0]),
-    late=st.sampled_from([0, 1, 2]),
+    took=st.sampled_from([0.0, 0.3, 0.5]),
     in_time=st.sampled_from([0.0, 11.0, 50.0, 400.0]),
     rate=st.sampled_from([0.0, 1e5, 1e7]),
     picture=st.sampled_from([0, 300_000]),
@@ -139,7 +143,7 @@ def test_a_line_that_never_keeps_up_is_tried_ever_more_seldom() -> None:
     late = since = NOW
     for _ in range(20_000):
         now += 0.1
-        way = Way(in_time=now - since) if choice.is_small else BEHIND
+        way = Way(in_time=now - since) if choice.is_small else Way(took=1.0)
         after = decide(now, choice, way)
         if after is not choice:
             since = now

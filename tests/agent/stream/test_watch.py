@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from agent.stream.choice import LATE, WINDOW, Way
+from agent.stream.choice import WINDOW, Way
 from agent.stream.watch import ENOUGH, SPAN, Passed, Rate, Watch
 
 INTERVAL = 0.1
@@ -31,22 +31,8 @@ def test_what_waits_while_there_is_no_room_is_held() -> None:
     passed(watch, NOW + 2, 0.6, is_waiting=False)
     way = watch.way(NOW + 2, 5.0)
     assert way.held == pytest.approx(0.3)
-    assert replace(way, held=0.0) == Way(late=1, rate=5.0)
+    assert replace(way, held=0.0) == Way(took=0.6, rate=5.0)
     assert watch.way(NOW + 1 + WINDOW + 0.01, 0.0).held == 0
-
-
-def test_a_client_that_slept_once_is_one_late_frame() -> None:
-    watch = watching()
-    passed(watch, NOW, 60.0, is_waiting=True)
-    way = watch.way(NOW, 0.0)
-    assert way == Way(held=LATE - INTERVAL, late=1)
-    passed(watch, NOW + 1, LATE, is_waiting=False)
-    assert watch.way(NOW + 1, 0.0).late == 0
-    for number in range(2):
-        passed(watch, NOW + 2 + number, LATE + 0.1, is_waiting=False)
-    assert watch.way(NOW + 4, 0.0).late == 2
-    watch.begin(NOW + 4)
-    assert watch.way(NOW + 4, 0.0).late == 0
 
 
 def test_in_time_counts_from_the_last_late_frame_once_there_are_enough() -> None:
@@ -68,7 +54,7 @@ def test_what_mjpeg_needs_is_known_while_there_is_another_codec() -> None:
     for number in range(20):
         passed(watch, NOW + 2 + number, 0.01, is_waiting=False)
     way = watch.way(NOW + 2 + 19, 0.0)
-    assert (way.picture, way.late) == (1000, 0)
+    assert (way.picture, way.took) == (1000, 0.01)
     assert way.need == 1000 * 11 / SPAN  # of these 20, 11 are not older than 10 s
 
 
