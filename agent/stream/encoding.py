@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from agent.capture.base import Frame
 from agent.encode.base import Encoder
+from sessiond.errors import EncoderError
 
 MakeEncoder = Callable[[int, int], Encoder]
 """Makes an encoder for pictures of this width and height, in pixels; it may have to load a library.
@@ -61,4 +62,8 @@ class Encoding:
         encoder.is_refining = manner.is_refining
         began = time.perf_counter()
         data = encoder.encode(frame)
+        if len(data) > encoder.max_frame:
+            raise EncoderError(
+                f"a frame of {len(data)} bytes is over the host's {encoder.max_frame}"
+            )
         return Encoded(data, encoder, manner.level, time.perf_counter() - began)

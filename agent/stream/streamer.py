@@ -258,11 +258,6 @@ class Streamer:
         self._fail(reason)
 
     def _send_frame(self, encoder: Encoder, frame: Frame, data: bytes) -> None:
-        if len(data) > self._max_frame:
-            self.pipeline.stop()
-            self.pipeline.on_sent()
-            self._on_failed(f"a frame of {len(data)} bytes is over the host's {self._max_frame}")
-            return
         size = (frame.width, frame.height)
         if size != self._format:
             if any(self._format):

@@ -300,8 +300,11 @@ async def test_a_new_size_is_a_new_beginning() -> None:
 async def test_a_frame_over_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Vp8, "is_huge", True)
     async with rigged("vp8") as rig:
+        rig.streamer.pipeline.withhold()
+        rig.streamer.pipeline.add_credit()  # which the frame that is not sent does not use up
         rig.streamer.start(EVERYTHING)
         await rig.hear("VP8 48x32", "MJPEG 48x32", "jpeg:0")
+        rig.streamer.pipeline.add_credit()
         assert rig.streamer.why == "vp8 failed: a frame of 1005 bytes is over the host's 500"
         monkeypatch.setattr(Jpeg, "is_huge", True)
         rig.capture.draw()
