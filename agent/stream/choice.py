@@ -25,6 +25,7 @@ SMALL: Final = (Codec.VP8, Codec.VP9)  # what is as good as MJPEG where a client
 WINDOW: Final = 1.5  # seconds that are looked at
 LATE: Final = 0.4  # seconds for one frame; a client throws away an MJPEG picture that takes longer
 PATIENCE: Final = 10.0  # seconds in which all frames left at once, before MJPEG is tried
+WARY: Final = 60.0  # seconds at the least, where MJPEG would not fit by what is known of the line
 LONGEST_PATIENCE: Final = 300.0
 PROVEN: Final = 60.0  # seconds after which a trial was none that failed
 
@@ -77,12 +78,12 @@ def decide(now: float, choice: Choice, way: Way) -> Choice:
 
 
 def _patience(choice: Choice, way: Way) -> float:
-    """Return how long to wait for a trial: the longest where it would fail for all we know.
+    """Return how long to wait for a trial: for longer where it would fail for all we know.
 
     Not for ever: while nothing is refused, a rate that is known only gets old.
     """
     is_hopeless = way.rate > 0 and (way.need > way.rate or way.picture > LATE * way.rate)
-    return LONGEST_PATIENCE if is_hopeless else choice.patience
+    return max(choice.patience, WARY) if is_hopeless else choice.patience
 
 
 def _complaint(rate: float) -> str:

@@ -17,6 +17,7 @@ from agent.stream.choice import (
     LONGEST_PATIENCE,
     PATIENCE,
     PROVEN,
+    WARY,
     WINDOW,
     Choice,
     Demand,
@@ -99,8 +100,9 @@ TABLE: dict[str, Row] = {
         SMALL, way := replace(AT_ONCE, rate=1e6, picture=100_000, need=1e6 + 1), SMALL
     ),
     "but a rate gets old": (
-        SMALL, replace(way, in_time=LONGEST_PATIENCE), Choice(since=NOW, why=TRIAL)
+        SMALL, replace(way, in_time=WARY), Choice(since=NOW, why=TRIAL)
     ),
+    "not before": (SMALL, replace(way, in_time=WARY - MORE), SMALL),
     "one picture would be late": (
         SMALL, replace(AT_ONCE, rate=1e6, picture=400_001, need=1e3), SMALL
     ),
