@@ -12,8 +12,8 @@ E2E ?= 3
 UNIT ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit e2e test-commands fuzz bench bench-check deb test-debian \
-    test-deb test-system test-vm docs constraints clean
+.PHONY: help setup demo test lint unit e2e test-commands test-codecs fuzz bench bench-check deb \
+    test-debian test-deb test-system test-vm docs constraints clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -46,6 +46,9 @@ e2e: setup ## agent and daemon between real X servers and a real SPICE host and 
 
 test-commands: setup ## whole agents of commands: hundreds at once, peers that vanish; terminals
 	$(PYTEST) -q -n $(E2E) --dist loadfile tests/commands tests/terminals
+
+test-codecs: setup ## video codecs, from an X server to a real SPICE client's decoders
+	$(PYTEST) -q -n $(E2E) --dist load tests/codecs
 
 fuzz: setup ## any bytes at all for the decoders of what strangers send (FUZZ="qga --runs 100000")
 	$(BIN)/python -m tests.fuzz $(FUZZ)

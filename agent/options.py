@@ -74,9 +74,15 @@ def _add_stream(commands: "argparse._SubParsersAction[_Parser]") -> None:
         help="where pictures come from; 'pattern' needs no display (default: x11)",
     )  # fmt: skip
     stream.add_argument(
+        "--codec", default="", metavar="NAME[,NAME...]",
+        help="encoders or codecs, the best first (mjpeg, vp8, vp9, h264, h265), or 'auto': MJPEG "
+        "while the host keeps up with it (default: auto; with --link-fd what the daemon wishes)",
+    )  # fmt: skip
+    stream.add_argument(
         "--codec-option", "-c", action="append", default=[], metavar="NAME=VALUE",
         help="framerate=1-100 (default 30), quality=1-100 (default 80; also mjpeg.quality), "
-        "min-quality=1-100 (for a slow host; by default quality stays as it is)",
+        "min-quality=1-100 (for a slow host; by default quality stays as it is), vp8.qmin=0-56, "
+        "vp9.qmin=0-56, h264.crf=1-51, h265.crf=1-51 (less is better, and more bytes)",
     )  # fmt: skip
     stream.add_argument("-l", dest="log_file", default="", metavar="FILE", help="log frames")
     stream.add_argument(

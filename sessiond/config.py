@@ -22,6 +22,8 @@ MAX_FILE: Final = 1 << 20  # bytes; a configuration has a few hundred
 MAX_SOCKET_PATH: Final = 107
 """Bytes: sockaddr_un has room for 108, the NUL at the end among them (unix(7))."""
 
+_MAX_ENCODERS: Final = 16  # names, of a handful that there are
+
 Value = str | int | float | bool | tuple[str, ...]
 
 
@@ -65,6 +67,22 @@ def _command(value: object) -> tuple[str, ...]:
     if not command:
         raise ValueError
     return command
+
+
+def _encoders(value: object) -> Value:
+    if isinstance(value, str):
+        return _encoder(value)
+    names = _texts(value)
+    if not 0 < len(names) <= _MAX_ENCODERS or "auto" in names:
+        raise ValueError
+    return tuple(map(_encoder, names))
+
+
+def _encoder(value: object) -> str:
+    name = _text(value)
+    if not re.fullmatch(r"[\w.-]{1,64}", name, re.ASCII):
+        raise ValueError
+    return name
 
 
 def _one_of(*names: str) -> Callable[[object], str]:
@@ -166,6 +184,14 @@ KEYS: Final[Mapping[str, Key]] = {
     ),
     "stream.deny_users": Key(
         (), _texts, "a list of user names", "users whose sessions are never shown", is_live=True
+    ),
+    "stream.codec": Key(
+        "auto",
+        _encoders,
+        '"auto", a name such as "vp8", or a list of names such as ["h264", "vp8"]',
+        "what the picture is sent as: mjpeg, and where the line is too slow for it vp8 or vp9; or "
+        "the first of these that both sides know",
+        is_live=True,
     ),
     "stream.codec_options": Key(
         (),
@@ -293,8 +319,10 @@ class Config:
         return str(self.values[key])
 
     def texts(self, key: str) -> tuple[str, ...]:
-        """Return the value of a key that holds a list of texts."""
+        """Return the value of a key that holds a list of texts, or one of them alone."""
         value = self.values[key]
+        if isinstance(value, str):
+            return (value,)
         assert isinstance(value, tuple)  # noqa: S101 (the table says so)
         return value
 

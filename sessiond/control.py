@@ -26,12 +26,14 @@ from sessiond.logind.autoswitch import choose, has_ended
 from sessiond.logind.decide import Policy, decide
 from sessiond.model import Counters, Decision, Event, Reason, SeatFacts, State, Status
 from sessiond.transport.fds import OwnedFd
+from sessiond.wire.device import codec_name
 
 log = logging.getLogger(__name__)
 
 HISTORY: Final = 256  # status changes that are remembered
 RECENT: Final = 64  # sessions that were in front
 SWITCH_LIMIT: Final = 5.0  # seconds; a switch takes milliseconds, an X server's end one or two
+LASTING: Final = 1.0  # seconds after which a codec is told of; one that fails at once is not
 ON_SESSION_END: Final = "on-session-end"
 
 
@@ -87,6 +89,8 @@ class SeatControl:
         self._history = deque[Event](maxlen=HISTORY)
         self._waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         self._switch_timer: asyncio.TimerHandle | None = None
+        self._told_codec = 0
+        self._codec_timer: asyncio.TimerHandle | None = None
 
     def attach(self, parts: Parts) -> None:
         """Call these from now on."""
@@ -95,6 +99,8 @@ class SeatControl:
     def close(self) -> None:
         """Order nothing more."""
         self._cancel_switch()
+        if self._codec_timer:
+            self._codec_timer.cancel()
         self._lives.close()
 
     # Facts.
@@ -194,7 +200,30 @@ class SeatControl:
         if (status.session, status.reason) != (before.session, before.reason):
             self._history.append(Event(time.time(), status))
             self._parts.on_news(status)
+        if self._has_other_codec() and not self._codec_timer:
+            self._codec_timer = self._loop.call_later(LASTING, self._mind_codec)
         self._parts.on_change(self.facts)
+
+    def _has_other_codec(self) -> bool:
+        # A sentence in place of a session is MJPEG always, and no news.
+        is_shown = self.status.state is State.STREAMING
+        return is_shown and self.status.codec not in {0, self._told_codec}
+
+    def _mind_codec(self) -> None:
+        """Tell of another codec, also when the first is not what was configured."""
+        self._codec_timer = None
+        if not self._has_other_codec():
+            return
+        before, now = self._told_codec, self.status
+        self._told_codec = now.codec
+        if not (before or now.why):
+            return
+        by = f" ({now.encoder})" if now.encoder else ""
+        why = f", because {now.why}" if now.why else ""
+        text = f"The codec is {codec_name(now.codec)}{by} now{why}."
+        fields = {"SESSION": now.session, "CODEC": codec_name(now.codec)}
+        log.info("%s", text, extra=fields)
+        self._history.append(Event(time.time(), replace(now, text=text)))
 
     def _update(self) -> None:
         said = replace(self._said, proven=self._proven)

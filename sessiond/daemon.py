@@ -324,6 +324,7 @@ class Daemon:
                 candidates=(*first, *candidates(session)),
                 pids=pids,
                 codec_options=self._config.texts("stream.codec_options"),
+                codecs=self._config.texts("stream.codec"),
                 needs_proof=is_console,
             )
             command = [*drop_privileges(identity), *self._config.texts("stream.agent"), "stream"]
@@ -346,9 +347,9 @@ class Daemon:
     def _placeholder(self, text: str) -> AgentStart:
         agent = self._config.texts("stream.agent")
         command = [*drop_privileges(_NOBODY), *agent, "placeholder", f"--text={text}"]
-        return AgentStart(
-            PLACEHOLDER, command, environment(_NOBODY), AgentConfig(PLACEHOLDER, NOBODY)
-        )
+        # One picture: MJPEG is sharp, and every client decodes it.
+        config = AgentConfig(PLACEHOLDER, NOBODY, codecs=("mjpeg",))
+        return AgentStart(PLACEHOLDER, command, environment(_NOBODY), config)
 
     def _watch(self) -> None:
         if self._notifier.watchdog:

@@ -168,10 +168,12 @@ class Counters:
 class Status:
     """What the stream does and why: what D-Bus, the journal and the history tell.
 
-    ``session`` is the id of the session that is to be shown, "" for none. ``codec`` to ``height``
-    are those of the stream that is being sent. ``next_retry`` is the seconds since 1970 when what
-    has failed is tried again, 0 when nothing waits. ``displays`` are those that the sessions'
-    agents have open, by session.
+    ``session`` is the id of the session that is to be shown, "" for none. ``codec`` to
+    ``height`` are those of the stream that is being sent; ``encoder`` is what makes it, such as
+    "libvpx", and ``why`` a clause that says why it is this codec, "" where the configuration
+    does; both are "" while its agent does not say. ``next_retry`` is the seconds since 1970
+    when what has failed is tried again, 0 when nothing waits. ``displays`` are those that the
+    sessions' agents have open, by session.
     """
 
     session: str
@@ -183,6 +185,8 @@ class Status:
     codec: int = 0
     width: int = 0
     height: int = 0
+    encoder: str = ""
+    why: str = ""
     next_retry: float = 0.0
     displays: Mapping[str, Display] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -194,7 +198,11 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One entry of the history; ``at`` is in seconds since 1970."""
+    """One entry of the history; ``at`` is in seconds since 1970.
+
+    The status is another session's or has another reason than the one before, or another codec;
+    then its text is about that.
+    """
 
     at: float
     status: Status

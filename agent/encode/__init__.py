@@ -2,13 +2,12 @@
 
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from agent.encode.base import Encoder
-from sessiond.errors import EncoderError
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -16,19 +15,27 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 GROUP: Final = "spice_sessiond.encoders"
-_OWN: Final = {"jpeg": ("agent.encode.jpeg", "JpegEncoder")}
+# As our own distribution declares them; so they need no installation, and nobody is asked for it.
+_OWN: Final = {
+    "h264": "agent.encode.video:H264Encoder",
+    "h265": "agent.encode.video:H265Encoder",
+    "jpeg": "agent.encode.jpeg:JpegEncoder",
+    "vp8": "agent.encode.video:Vp8Encoder",
+    "vp9": "agent.encode.video:Vp9Encoder",
+}
 _INFO: Final = (".dist-info", ".egg-info", "EGG-INFO")  # where a distribution describes itself
 _ATTRIBUTES: Final = ("name", "codec", "rank", "options")
 
 
 def find_encoders(plugin_dirs: Sequence[str] = ()) -> list[type[Encoder]]:
-    """Return every usable encoder class, the best rank first.
+    """Return every encoder class that can be loaded, the best rank first.
 
     ``plugin_dirs`` are searched for installed distributions before Python's own path. A plug-in
-    that cannot be loaded is logged and left out.
+    that cannot be loaded is logged and left out. Those with something ``missing`` are returned too.
     """
     found: dict[str, type[Encoder]] = {}
-    for module, name in _OWN.values():
+    for value in _OWN.values():
+        module, _, name = value.partition(":")
         encoder: type[Encoder] = getattr(import_module(module), name)
         found[encoder.name] = encoder
     for entry in _plug_ins(plugin_dirs):
@@ -47,15 +54,6 @@ def find_encoders(plugin_dirs: Sequence[str] = ()) -> list[type[Encoder]]:
     return sorted(found.values(), key=lambda encoder: -encoder.rank)
 
 
-def choose_encoder(encoders: Iterable[type[Encoder]], codecs: Iterable[int]) -> type[Encoder]:
-    """Return the first of ``encoders`` whose codec the host decodes. Raises EncoderError."""
-    offered = set(codecs)
-    for encoder in encoders:
-        if encoder.codec in offered:
-            return encoder
-    raise EncoderError(f"no encoder for the codecs that the host decodes: {sorted(offered)}")
-
-
 def _plug_ins(plugin_dirs: Sequence[str]) -> Iterator["EntryPoint"]:
     if not any(map(_may_have_plug_ins, [*plugin_dirs, *sys.path])):
         sys.path[:0] = plugin_dirs
@@ -72,7 +70,7 @@ def _plug_ins(plugin_dirs: Sequence[str]) -> Iterator["EntryPoint"]:
 
 
 def _may_have_plug_ins(directory: str) -> bool:
-    """Tell whether a distribution that is installed in DIRECTORY names our group."""
+    """Tell whether a distribution in DIRECTORY, other than our own, names our group."""
     place = Path(directory)
     if place.is_file():
         return True  # an archive: others know how to look into it
@@ -80,11 +78,15 @@ def _may_have_plug_ins(directory: str) -> bool:
         found = [each for each in place.iterdir() if each.name.endswith(_INFO)]
     except OSError:
         return False
-    return any(_names_group(each / "entry_points.txt") for each in found)
+    return any(_names_others(each / "entry_points.txt") for each in found)
 
 
-def _names_group(entry_points: Path) -> bool:
+def _names_others(entry_points: Path) -> bool:
+    """Tell whether our group has members there that are not our own."""
     try:
-        return GROUP.encode() in entry_points.read_bytes()
+        text = entry_points.read_text("utf-8", "replace")
     except OSError:
         return False
+    members = text.partition(f"[{GROUP}]")[2].partition("[")[0]
+    values = {line.partition("=")[2].strip() for line in members.splitlines()}
+    return not values <= {"", *_OWN.values()}

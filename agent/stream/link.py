@@ -4,7 +4,7 @@ import asyncio
 import enum
 import logging
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -30,6 +30,7 @@ from sessiond.wire.link import (
     Config,
     Credit,
     Failed,
+    Line,
     LinkType,
     Pause,
     Ready,
@@ -53,8 +54,8 @@ ENCODER_FAILED: Final = "encoder-failed"
 
 OpenDisplay = Callable[[Config], Opened]
 """Opens the session's display; runs in the display's thread. Raises DisplayError."""
-MakeCodecs = Callable[[Sequence[str]], Codecs]
-"""Returns the codecs with these options of CONFIG. Raises UsageError."""
+MakeCodecs = Callable[[Config], Codecs]
+"""Returns the codecs as the daemon wishes them. Raises UsageError."""
 
 
 class State(enum.Enum):
@@ -72,8 +73,8 @@ ALLOWED: Final[dict[State, frozenset[type[ToAgent]]]] = {
     State.NEW: frozenset({Config}),
     State.OPENING: frozenset(),
     State.PAUSED: frozenset({Activate, Pause}),
-    State.ACTIVE: frozenset({Activate, Credit, Pause}),
-    State.ENDING: frozenset({Activate, Credit, Pause}),  # it does not know yet; ignored
+    State.ACTIVE: frozenset({Activate, Credit, Line, Pause}),
+    State.ENDING: frozenset({Activate, Credit, Line, Pause}),  # it does not know yet; ignored
 }
 
 
@@ -93,12 +94,16 @@ def adopt_link(fd: int) -> OpenPort:
 
 @dataclass(slots=True)
 class _Stats:
-    """What was done since the last STATS; ``skipped`` and ``encode_time`` as they were then."""
+    """What was done since the last STATS; ``skipped`` and ``encode_time`` as they were then.
+
+    ``who`` encoded is its name, its implementation and why it is this one.
+    """
 
     frames: int = 0
     size: int = 0
     skipped: int = 0
     encode_time: float = 0.0
+    who: tuple[str, str, str] = ("", "", "")
 
 
 def _packed(message: ToDaemon) -> tuple[LinkType, bytes]:
@@ -202,6 +207,7 @@ class LinkSession:
             max_frame=MAX_FRAME, on_frame=self._count,
         )  # fmt: skip
         self._streamer.pipeline.withhold()
+        self._streamer.pipeline.told_rate = 0.0  # how fast frames leave us says nothing of the host
         self.state = State.PAUSED
         self._send(Ready(opened.rule, opened.display, *self._size, vt=opened.vt))
 
@@ -239,13 +245,15 @@ class LinkSession:
                 self._activate(message)
             case Credit():
                 self._running().pipeline.add_credit()
+            case Line():
+                self._running().pipeline.told_rate = message.rate
             case Pause():
                 self._pause()
 
     def _configure(self, config: Config) -> None:
         self.state = State.OPENING
         try:
-            self._codecs = self._make_codecs(config.codec_options)
+            self._codecs = self._make_codecs(config)
         except UsageError as error:
             self._fail(ENCODER_FAILED, error)
             return
@@ -291,20 +299,22 @@ class LinkSession:
         return self._streamer
 
     def _count(self, encoder: Encoder, size: int) -> None:
-        pipeline = self._running().pipeline
-        stats = self._stats
+        streamer, stats = self._running(), self._stats
+        pipeline = streamer.pipeline
         stats.frames += 1
         stats.size += size
         now = self._loop.time()
-        if now < self._stats_due:
+        who = (encoder.name, encoder.implementation, streamer.why)
+        if now < self._stats_due and who == stats.who:
             return
         self._stats_due = now + STATS_INTERVAL
         seconds = pipeline.encode_time - stats.encode_time
         self._sender.put(*_packed(Stats(
             stats.frames, stats.size, pipeline.skipped - stats.skipped,
             round(1000 * seconds / stats.frames, 3), encoder.name, encoder.quality,
+            encoder.implementation, streamer.why[:MAX_TEXT],
         )))  # fmt: skip
-        self._stats = _Stats(skipped=pipeline.skipped, encode_time=pipeline.encode_time)
+        self._stats = _Stats(skipped=pipeline.skipped, encode_time=pipeline.encode_time, who=who)
 
     def _on_no_config(self) -> None:
         self._end(ProtocolError(f"the daemon said nothing in {CONFIG_TIMEOUT:g} s"))

@@ -3,31 +3,37 @@
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from agent.encode.base import Encoder
 from agent.options import codec_options
+from agent.stream.choice import checked_names
 from agent.stream.framelog import FrameLog
-from agent.stream.link import LinkSession, OpenDisplay, adopt_link
+from agent.stream.link import LinkSession, MakeCodecs, OpenDisplay, adopt_link
 from agent.stream.streamer import Codecs
 from sessiond.transport.edge import EdgePoller
+from sessiond.wire.link import Config
 
 log = logging.getLogger(__name__)
 
 
 def codec_maker(
-    encoders: Sequence[type[Encoder]], assignments: Sequence[str] = ()
-) -> Callable[[Sequence[str]], Codecs]:
-    """Return what makes codecs of the daemon's options; those of the command line come first.
+    encoders: Sequence[type[Encoder]],
+    assignments: Sequence[str] = (),
+    wanted: tuple[str, ...] = (),
+) -> MakeCodecs:
+    """Return what makes codecs as the daemon wishes; options of the command line come first.
 
-    Of the daemon's, a name that no encoder here knows is logged and left out: its configuration
-    may be older than what is installed, or for other encoders.
+    ``wanted``, if there are any, are taken in place of the daemon's codecs. Of the daemon's words,
+    a name that no encoder here knows is logged and left out: its configuration may be older than
+    what is installed, or for other encoders.
     """
 
-    def make(more: Sequence[str]) -> Codecs:
-        options = [*assignments, *more]
+    def make(config: Config) -> Codecs:
+        options = [*assignments, *config.codec_options]
         framerate, values = codec_options(options, encoders, on_unknown=log.warning)
-        return Codecs(encoders, values, framerate)
+        codecs = wanted or checked_names(config.codecs, encoders, on_unknown=log.warning)
+        return Codecs(encoders, values, framerate, codecs)
 
     return make
 
@@ -35,7 +41,7 @@ def codec_maker(
 async def run_link(
     fd: int,
     open_display: OpenDisplay,
-    make_codecs: Callable[[Sequence[str]], Codecs],
+    make_codecs: MakeCodecs,
     frames: FrameLog,
 ) -> None:
     """Serve the link ``fd`` until its end, SIGTERM or SIGINT.

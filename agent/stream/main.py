@@ -10,6 +10,7 @@ from agent.capture import find_backend
 from agent.encode import find_encoders
 from agent.options import codec_options
 from agent.stream.app import StreamApp, StreamConfig
+from agent.stream.choice import AUTO, checked_names
 from agent.stream.discover import Opened, open_session_display
 from agent.stream.framelog import FrameLog
 from agent.stream.link import OpenDisplay
@@ -29,18 +30,19 @@ def stream(options: argparse.Namespace) -> None:
     keep_freed(_KEPT)
     encoders = find_encoders(options.plugins_dir)
     framerate, values = codec_options(options.codec_option, encoders)
+    wanted = checked_names([name for name in options.codec.split(",") if name], encoders)
     open_capture = find_backend(options.capture)
     categories = options.log_categories.split(":")
     frames = FrameLog(options.log_file, binary=options.log_binary, frames="frames" in categories)
     try:
         if options.link_fd is not None:
-            make_codecs = codec_maker(encoders, options.codec_option)
+            make_codecs = codec_maker(encoders, options.codec_option, wanted)
             asyncio.run(run_link(options.link_fd, _display_opener(options), make_codecs, frames))
             return
         config = StreamConfig(
             port=options.port,
             open_capture=lambda: open_capture(options.display),
-            codecs=Codecs(encoders, values, framerate),
+            codecs=Codecs(encoders, values, framerate, wanted or (AUTO,)),
         )
         asyncio.run(_run(config, frames))
     finally:
@@ -57,7 +59,7 @@ def placeholder(options: argparse.Namespace) -> None:
         return Opened(PlaceholderCapture(size, options.text), "placeholder", "")
 
     frames = FrameLog("", binary=False, frames=False)
-    make_codecs = codec_maker(find_encoders())
+    make_codecs = codec_maker(find_encoders(), wanted=("mjpeg",))  # of one picture
     asyncio.run(run_link(options.link_fd, open_picture, make_codecs, frames))
 
 

@@ -15,6 +15,10 @@ first frame of a stream counts as such, for the way may be full of what another 
 so does one of less than full quality. Any other frame, which only a moment of the client's or the
 line's own can cost, is sent again once, after a rest that a clock or a blinking cursor never takes.
 
+A repetition has time, and is as sharp as its codec can make it: the first comes so soon that text
+is sharp half a second after it was drawn, also by a single change that ends a long rest. Where a
+client decodes frame after frame, without leaving one out, that is all that repetitions are for.
+
 Where frames need credit, one is captured only when there is credit for it and for those ahead of
 it, so that a picture never waits for credit and grows old.
 """
@@ -24,10 +28,14 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-REST: Final = 0.5  # seconds; a client plays a frame after 0.4, if nothing holds it up
-# Seconds; the last of the rests that double. Before a line of 10 Mbit/s the host's kernel holds
-# what takes 2.5 s, and a virtio port 3.5 s: their sum is over by 0.5 + 1 + 2 + 4.
+CLOSE: Final = 0.5  # seconds; a client plays a frame after 0.4, if nothing holds it up
+# Seconds until the first repetition of a frame, and from each to the next. Before a line of
+# 10 Mbit/s the host's kernel holds what takes 2.5 s, and a virtio port 3.5 s: their sum is over by
+# the last one.
 LONGEST_REST: Final = 4.0
+RESTS: Final = (0.3, 1.0, 2.0, LONGEST_REST)
+# The same where no frame is dropped: what the line did not take at once may come with the second.
+SURE_RESTS: Final = (0.3, 2.0)
 
 
 class Step(enum.Enum):
@@ -56,7 +64,8 @@ class Pacing:
     due: float = 0.0
     rest_until: float = 0.0  # after a frame that was sent slowly
     sent_at: float = -math.inf  # when the last frame that was no repetition had left
-    rest: float = REST  # until the last frame is sent again; it was often enough beyond the longest
+    rests: tuple[float, ...] = RESTS  # of this stream's codec
+    coming: tuple[float, ...] = RESTS  # of them; none when the last frame was repeated often enough
     repeat_at: float | None = None  # if nothing changes until then
     is_again: bool = False  # what is captured is a repetition
     is_overdue: bool = False  # what is captured is one if it turns out to be no news
@@ -71,12 +80,12 @@ class Pacing:
         self.active = self.changed = True
         self.due = 0.0
         self.captured = self.is_again = self.is_overdue = self.is_repeat = False
-        self.sent_at, self.rest, self.repeat_at = -math.inf, REST, None
-        self.room_wanted_since = None
+        self.sent_at, self.coming, self.repeat_at = -math.inf, self.rests, None
 
     def stop(self) -> None:
         """End the stream. What is being captured or encoded comes to its end, for nobody."""
         self.active = self.captured = False
+        self.room_wanted_since = None
 
     def on_captured(self, *, usable: bool, is_news: bool = True) -> None:
         """The capture is done; not usable if the stream was stopped or the screen is away.
@@ -100,16 +109,29 @@ class Pacing:
         since, self.sending_since = self.sending_since, None
         is_slow = since is not None and now - since > self.interval
         if self.is_repeat:
-            self.rest *= 2
+            self.coming = self.coming[1:]
         else:
-            is_close = since is not None and since - self.sent_at < REST
-            is_risky = is_close or is_slow or self.is_eased
-            self.rest = REST if is_risky else min(self.rest, LONGEST_REST)
+            self.coming = self._rests_after(since, is_slow=is_slow)
             self.sent_at = now
-        self.repeat_at = now + self.rest if self.rest <= LONGEST_REST else None
+        self.repeat_at = now + self.coming[0] if self.coming else None
         if is_slow:
             self.rest_until = now + self.interval
             self.captured = self.captured and not self.changed
+
+    def _rests_after(self, since: float | None, *, is_slow: bool) -> tuple[float, ...]:
+        """Return the rests of a frame that was sent from ``since`` on and is no repetition."""
+        since_last = math.inf if since is None else since - self.sent_at
+        is_first = since_last == math.inf
+        if is_first or since_last < CLOSE or is_slow or self.is_eased:
+            return self.rests
+        if since_last > self.rests[-1]:
+            return (self.rests[0], self.rests[-1])
+        return self.coming or self.rests[-1:]
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there is a newer picture than what was encoded last."""
+        return self.changed or self.captured
 
     def maybe_room(self, now: float) -> float | None:
         """Return how long the host took to have room for another frame, once after each frame.

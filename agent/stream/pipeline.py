@@ -8,15 +8,16 @@ was begun for an earlier stream is not sent in a later one.
 """
 
 import asyncio
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
 from agent.capture.base import SLOTS, Capture, Frame, merged
 from agent.encode.base import Encoder
 from agent.stream.easing import Easing
+from agent.stream.encoding import Encoded, Encoding, MakeEncoder, Manner
 from agent.stream.pacing import Pacing, Step
 from agent.stream.screen import Screen
+from agent.stream.watch import Passed, Rate
 from agent.stream.worker import Worker, attempt
 from sessiond.errors import SessiondError
 
@@ -28,12 +29,21 @@ class Pipeline:
     """Makes one stream after the other from one screen.
 
     After each ``send`` the caller owes one ``on_sent``. ``fail`` hears of a frame that could not
-    be encoded; the stream is stopped then. ``skipped`` counts frames that were captured and
+    be encoded; the stream is stopped then. ``on_passed`` hears of each frame once there is room for
+    another one, and may start another stream. ``skipped`` counts frames that were captured and
     replaced by a newer one, ``encode_time`` the seconds that encoding took, both since ever.
+    ``told_rate`` is what the way to the host takes, in bytes/s, where somebody knows better than
+    we; 0 if it is not known.
     """
 
     def __init__(
-        self, screen: Screen, *, framerate: int, send: SendFrame, fail: Callable[[str], None]
+        self,
+        screen: Screen,
+        *,
+        framerate: int,
+        send: SendFrame,
+        fail: Callable[[str], None],
+        on_passed: Callable[[Passed], None] = lambda _frame: None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._screen = screen
@@ -42,23 +52,43 @@ class Pipeline:
         self.encode_time = 0.0
         self._send = send
         self._fail = fail
+        self._on_passed = on_passed
         self._pacing = Pacing(1 / framerate)
         self._easing = Easing(self._pacing.interval)
-        self._encoder: Encoder | None = None
+        self.told_rate: float | None = None
+        self._rate = Rate(self._pacing.interval)
+        self._encoding: Encoding | None = None
         self._stream = 0
         self._captured: Frame | None = None
-        self._encoded: bytes | SessiondError | None = None  # what was captured, if it is so already
+        self._encoded: Encoded | SessiondError | None = (
+            None  # what was captured, if it is so already
+        )
+        self._sent_size = 0  # bytes of the newest frame
         self._left_out: frozenset[int] | None = None  # what changed in frames nobody encoded
         self._free_slots = set(range(SLOTS))
         self._last_slot = SLOTS - 1
         self._timer: asyncio.TimerHandle | None = None
 
-    def start(self, encoder: Encoder) -> None:
-        """Begin a stream with a frame of the whole screen, whether it changed or not."""
+    @property
+    def interval(self) -> float:
+        """A frame's time, in seconds."""
+        return self._pacing.interval
+
+    @property
+    def rate(self) -> float:
+        """Bytes a second that the way to the host takes; 0 if that is not known."""
+        return self._rate.value if self.told_rate is None else self.told_rate
+
+    def start(self, make: MakeEncoder, rests: tuple[float, ...]) -> None:
+        """Begin a stream with a frame of the whole screen, whether it changed or not.
+
+        A picture that stays is sent again after ``rests``, in seconds.
+        """
         self.stop()
-        self._encoder = encoder
-        self._left_out = None  # it has seen nothing yet
-        self._easing = Easing(self._pacing.interval, encoder.levels)
+        self._encoding = Encoding(make)
+        self._left_out = None  # nobody has seen anything yet
+        self._easing = Easing(self._pacing.interval)
+        self._pacing.rests = rests
         self._pacing.start()
         self._go()
 
@@ -91,7 +121,10 @@ class Pipeline:
 
     def on_sent(self) -> None:
         """The frame has left, or will never."""
-        self._pacing.on_sent(self._loop.time())
+        now, since = self._loop.time(), self._pacing.sending_since
+        if since is not None and self._pacing.active:
+            self._rate.on_sent(self._sent_size, now - since)
+        self._pacing.on_sent(now)
         if not self._pacing.captured and self._captured is not None:
             self.skipped += 1
             self._drop_captured()
@@ -117,6 +150,7 @@ class Pipeline:
         took = self._pacing.maybe_room(self._loop.time())
         if took is not None and not self._pacing.is_repeat:
             self._easing.on_room(took)
+            self._on_passed(Passed(self._sent_size, took, self._pacing.is_waiting))
         while (step := self._pacing.step(self._loop.time())) is not Step.NOTHING:
             if step is Step.CAPTURE:
                 self._capture()
@@ -139,11 +173,11 @@ class Pipeline:
         stream, slot = self._stream, self._take_slot()
         encode_brief = self._brief_encoding()
 
-        def grab(capture: Capture) -> tuple[Frame | None, bytes | SessiondError | None]:
+        def grab(capture: Capture) -> tuple[Frame | None, Encoded | SessiondError | None]:
             frame = capture.grab(slot)
             return frame, encode_brief(frame) if frame else None
 
-        def done(result: tuple[Frame | None, bytes | SessiondError | None]) -> None:
+        def done(result: tuple[Frame | None, Encoded | SessiondError | None]) -> None:
             frame, encoded = result
             if frame is None:
                 self._free_slots.add(slot)
@@ -158,66 +192,60 @@ class Pipeline:
 
         self._screen.call_nowait(grab, done)
 
-    def _brief_encoding(self) -> Callable[[Frame], bytes | SessiondError | None]:
+    def _brief_encoding(self) -> Callable[[Frame], Encoded | SessiondError | None]:
         """Return what encodes a captured frame at once if that is brief, else returns None.
 
         Only a frame that nobody is ahead of: it will be encoded next, unless the stream ends.
         """
-        encoder, left_out, level = self._encoder, self._left_out, self._easing.level
-        if encoder is None or self._pacing.encoding or self._pacing.is_again:
+        encoding, left_out = self._encoding, self._left_out
+        manner = Manner(self._easing.level, self.rate, is_refining=False)
+        if encoding is None or self._pacing.encoding or self._pacing.is_again:
             return lambda _frame: None
 
-        def encode(frame: Frame) -> bytes | SessiondError | None:
+        def encode(frame: Frame) -> Encoded | SessiondError | None:
             news = replace(frame, changed=merged(left_out, frame.changed))
-            encoder.level = level
-            if not news.changed or not encoder.is_brief(news):
+            if not news.changed or not encoding.is_brief(news, manner.level):
                 return None
-            return attempt(lambda: self._timed_encode(encoder, news))
+            return attempt(lambda: encoding.encode(news, manner))
 
         return encode
 
     def _encode(self) -> None:
-        stream, frame, encoder = self._stream, self._captured, self._encoder
+        stream, frame, encoding = self._stream, self._captured, self._encoding
         assert frame is not None  # noqa: S101 (Step.ENCODE says that there is one)
-        assert encoder is not None  # noqa: S101 (as there is in every stream)
+        assert encoding is not None  # noqa: S101 (as there is in every stream)
         left_out, encoded = self._left_out, self._encoded
-        level = 0 if self._pacing.is_repeat else self._easing.level
         self._captured, self._encoded, self._left_out = None, None, frozenset()
         if encoded is not None:
-            self._pacing.is_eased = encoder.level > 0  # that it had when it was captured
-            self._on_encoded(stream, encoder, frame, encoded)
+            self._on_encoded(stream, frame, encoded)
             return
-        self._pacing.is_eased = level > 0
+        is_repeat = self._pacing.is_repeat
+        manner = Manner(0 if is_repeat else self._easing.level, self.rate, is_refining=is_repeat)
 
-        def encode() -> bytes:
-            encoder.level = level
+        def encode() -> Encoded:
             news = replace(frame, changed=merged(left_out, frame.changed))
-            return self._timed_encode(encoder, news)
+            return encoding.encode(news, manner)
 
-        def done(result: bytes | SessiondError) -> None:
-            self._on_encoded(stream, encoder, frame, result)
+        def done(result: Encoded | SessiondError) -> None:
+            self._on_encoded(stream, frame, result)
             self._go()
 
         self._worker.call_nowait(encode, done)
 
-    def _timed_encode(self, encoder: Encoder, frame: Frame) -> bytes:
-        began = time.perf_counter()
-        data = encoder.encode(frame)
-        # Written by one thread at a time, as only one encodes; the loop reads.
-        self.encode_time += time.perf_counter() - began
-        return data
-
-    def _on_encoded(
-        self, stream: int, encoder: Encoder, frame: Frame, result: bytes | SessiondError
-    ) -> None:
+    def _on_encoded(self, stream: int, frame: Frame, result: Encoded | SessiondError) -> None:
         self._free_slots.add(frame.slot)
         is_current = stream == self._stream
         usable = is_current and not isinstance(result, SessiondError)
         self._pacing.on_encoded(self._loop.time(), usable=usable)
+        if isinstance(result, Encoded):
+            self.encode_time += result.seconds
         if not is_current:
             return
         if isinstance(result, SessiondError):
             self.stop()
             self._fail(str(result))
-        else:
-            self._send(encoder, frame, result)
+            return
+        self._easing.levels = result.encoder.levels
+        self._pacing.is_eased = result.level > 0
+        self._sent_size = len(result.data)
+        self._send(result.encoder, frame, result.data)

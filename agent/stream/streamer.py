@@ -4,23 +4,29 @@ Who asks for a stream, and what else is said on the way to the host, is for ``se
 our own) and ``link`` (the daemon).
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from agent.capture.base import Capture, Cursor, Frame
-from agent.encode import choose_encoder
 from agent.encode.base import Encoder
+from agent.stream.choice import AUTO, Choice, Demand, EncoderType, decide, pick
 from agent.stream.drm import display_info
 from agent.stream.framelog import FrameLog
+from agent.stream.pacing import RESTS, SURE_RESTS
 from agent.stream.pipeline import Pipeline
 from agent.stream.screen import Screen
 from agent.stream.sender import Sender
+from agent.stream.watch import Passed, Watch
+from sessiond.errors import EncoderError
 from sessiond.wire.device import (
     HIDDEN_CURSOR,
     MAX_CURSOR_SIDE,
     MAX_FRAME,
+    Codec,
     CursorMove,
     CursorSet,
     Data,
@@ -33,11 +39,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Codecs:
-    """The encoders to choose from, best first, and the values of their options."""
+    """The encoders to choose from, best first, and the values of their options.
 
-    encoders: Sequence[type[Encoder]]
+    ``wanted`` are names of encoders or codecs, the best first, or only "auto".
+    """
+
+    encoders: Sequence[EncoderType]
     options: Mapping[str, int]
     framerate: int
+    wanted: tuple[str, ...] = (AUTO,)
 
 
 @dataclass(slots=True)
@@ -75,6 +85,10 @@ class _Beginning:
 class Streamer:
     """Puts one stream after the other into ``sender``, each as FORMAT, cursor, frames.
 
+    Within a stream the codec may change, with another FORMAT: because of how the host keeps up, or
+    because an encoder failed, which is then left alone until the next stream. ``why`` says why it
+    is this one, "" where the configuration does.
+
     ``pack`` makes a message's bytes. ``fail`` hears why a stream ended by itself. A frame is never
     larger than ``max_frame`` bytes. ``on_frame`` hears each frame's size in bytes and its encoder.
     """
@@ -91,7 +105,9 @@ class Streamer:
         max_frame: int = MAX_FRAME,
         on_frame: Callable[[Encoder, int], None] = lambda _encoder, _size: None,
     ) -> None:
+        self._loop = asyncio.get_running_loop()
         self.totals = Totals()
+        self.why = ""
         self._screen = screen
         self._codecs = codecs
         self._frame_log = frames
@@ -101,13 +117,18 @@ class Streamer:
         self._max_frame = max_frame
         self._on_frame = on_frame
         self.pipeline = Pipeline(
-            screen, framerate=codecs.framerate, send=self._send_frame, fail=self._end
-        )
+            screen, framerate=codecs.framerate, send=self._send_frame,
+            fail=self._on_failed, on_passed=self._on_passed,
+        )  # fmt: skip
         sender.on_frame_sent = self.pipeline.on_sent
         self._stream = 0
         self._is_streaming = False
         self._is_introduced = False
-        self._format = (0, 0)
+        self._choice = Choice()  # it outlives a stream: the next one is for the same host
+        self._watch = Watch(self.pipeline.interval)
+        self._demand = Demand((), None)
+        self._encoder: EncoderType | None = None  # of the stream under way
+        self._format = (0, 0)  # that the host was told; none of this encoder's, if it is no size
 
     def start(self, codecs: Sequence[int]) -> None:
         """Begin a new stream in one of ``codecs``, in place of the one that may be under way.
@@ -115,12 +136,10 @@ class Streamer:
         Raises EncoderError; no stream is under way then.
         """
         self.stop()
-        encoder = choose_encoder(self._codecs.encoders, codecs)(self._codecs.options)
-        encoder.max_frame = self._max_frame
+        self._demand = Demand(codecs, None)
+        self._pick()
         self.totals = Totals()
-        self._format = (0, 0)
         self._is_streaming = True
-        log.info("streaming as %s", encoder.name)
         stream = self._stream
 
         def begin(capture: Capture) -> _Beginning:
@@ -131,8 +150,8 @@ class Streamer:
 
         def begun(beginning: _Beginning) -> None:
             if stream == self._stream:
-                self._introduce(beginning, encoder.codec)
-                self.pipeline.start(encoder)
+                self._demand = replace(self._demand, size=beginning.size)
+                self._begin(lambda encoder: self._introduce(beginning, encoder.codec))
 
         self._screen.call_nowait(begin, begun)
 
@@ -142,6 +161,7 @@ class Streamer:
         self.pipeline.stop()
         self._sender.drop_waiting()
         self._is_introduced = False
+        self._encoder = None
         if self._is_streaming:
             self._is_streaming = False
             log.info("stopped: %s", self.totals.summary())
@@ -181,18 +201,67 @@ class Streamer:
         self._put(CursorMove(*beginning.pointer))
         self._sender.flush()
 
+    def _pick(self) -> EncoderType:
+        codecs = self._codecs
+        encoder, self.why = pick(codecs.encoders, codecs.wanted, self._choice, self._demand)
+        return encoder
+
+    def _begin(self, introduce: Callable[[EncoderType], None] = lambda _encoder: None) -> None:
+        """Go on with the encoder that is the best now. Ends the stream where there is none."""
+        try:
+            encoder = self._pick()
+        except EncoderError as error:
+            self._end(str(error))
+            return
+        log.info("streaming as %s%s", encoder.name, f": {self.why}" if self.why else "")
+        self._encoder = encoder
+        self._format = (0, 0)
+        self._watch.begin(self._loop.time())
+        introduce(encoder)
+        # Every frame of a video codec is decoded, however late.
+        rests = RESTS if encoder.codec == Codec.MJPEG else SURE_RESTS
+        self.pipeline.start(partial(self._make, encoder), rests)
+
+    def _make(self, encoder: EncoderType, width: int, height: int) -> Encoder:
+        if not encoder.accepts(width, height):
+            raise EncoderError(f"it takes no picture of {width}x{height}")
+        made = encoder(self._codecs.options)
+        made.max_frame = self._max_frame
+        return made
+
+    def _on_passed(self, frame: Passed) -> None:
+        encoder, now = self._encoder, self._loop.time()
+        assert encoder is not None  # noqa: S101 (frames pass only while there is a stream)
+        self._watch.on_passed(now, frame, is_mjpeg=encoder.codec == Codec.MJPEG)
+        way = self._watch.way(now, self.pipeline.rate)
+        choice = decide(now, self._choice, way)
+        if choice is not self._choice:
+            self._choice = choice
+            if self._pick() is not encoder:
+                self._begin()
+
+    def _on_failed(self, reason: str) -> None:
+        """Leave the encoder alone until the next stream, and go on with another if there is one."""
+        encoder = self._encoder
+        assert encoder is not None  # noqa: S101 (only one that is in use can fail)
+        self._demand = replace(self._demand, failed=(*self._demand.failed, (encoder, reason)))
+        try:
+            self._pick()
+        except EncoderError:
+            self._end(reason)
+        else:
+            log.warning("%s failed: %s", encoder.name, reason)
+            self._begin()
+
     def _end(self, reason: str) -> None:
         self.stop()
         self._fail(reason)
 
     def _send_frame(self, encoder: Encoder, frame: Frame, data: bytes) -> None:
-        if len(data) > self._max_frame:
-            self.pipeline.on_sent()
-            self._end(f"encoder {encoder.name} made {len(data)} bytes, over {self._max_frame}")
-            return
         size = (frame.width, frame.height)
         if size != self._format:
-            log.info("the screen is %dx%d now", *size)
+            if any(self._format):
+                log.info("the screen is %dx%d now", *size)
             self._put_format(size, encoder.codec)
         self._put(Data(data))
         self.totals.frames += 1
@@ -203,6 +272,7 @@ class Streamer:
 
     def _put_format(self, size: tuple[int, int], codec: int) -> None:
         self._format = size
+        self._demand = replace(self._demand, size=size)
         self._put(Format(*size, codec))
 
     def _put_cursor(self, cursor: Cursor | None) -> None:

@@ -28,7 +28,7 @@ from sessiond.errors import RequestError
 from sessiond.model import Session
 from sessiond.transport.objects import Caller
 from sessiond.transport.passing import Passed
-from sessiond.wire.device import Codec
+from sessiond.wire.device import codec_name
 
 _INVALID: Final = "org.freedesktop.DBus.Error.InvalidArgs"
 LAST_VT: Final = 63  # linux/vt.h, MAX_NR_CONSOLES
@@ -60,6 +60,8 @@ class Manager:
             "HostAsking": bool(status.host_codecs),
             "HostCodecs": [codec_name(codec) for codec in status.host_codecs],
             "Codec": codec_name(status.codec),
+            "Encoder": status.encoder,
+            "CodecReason": status.why,
             "Width": status.width,
             "Height": status.height,
             "AgentPID": status.agent_pid,
@@ -195,10 +197,3 @@ class Manager:
         if session is None:
             raise RequestError(NO_SUCH_SESSION, f"there is no session {session_id!r}")
         return session
-
-
-def codec_name(number: int) -> str:
-    """Return a codec's name, "" for 0; one that we do not know is named by its number."""
-    if not number:
-        return ""
-    return Codec(number).name.lower() if number in set(Codec) else f"codec-{number}"

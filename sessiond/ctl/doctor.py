@@ -9,7 +9,7 @@ from typing import Final
 
 from sessiond.ctl.client import Properties
 from sessiond.ctl.outcome import START_IT, Exit
-from sessiond.ctl.status import describe
+from sessiond.ctl.status import codec, describe
 from sessiond.ctl.view import Cell, Page, Style, Table, safe
 
 OK: Final = "ok"
@@ -33,7 +33,12 @@ _REMEDIES: Final = {
     "encoder-failed": "Install an encoder for what the host decodes. " + _LOOK,
     "host-stalled": "Look at the viewer, and at the line to it.",
 }
-_OWN_CODEC: Final = "mjpeg"  # of the agent's own encoder; others are plug-ins
+_MJPEG: Final = "mjpeg"
+_NEEDS_PYAV: Final = frozenset({"vp8", "vp9", "h264", "h265"})
+_GET_PYAV: Final = "Install python3-av, or spice-sessiond[video] with pip."
+_GET_DECODERS: Final = (
+    "Where the client runs, install GStreamer's plug-ins base, good and, for H.264, bad and libav."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +50,8 @@ class Findings:
     not answer. ``port``, ``agent`` and ``channel`` (of the host) are those of the configuration,
     ``agent_path`` is where the agent was found, ``channel_holder`` the pid of who has the channel
     open, as far as who asks may see it. ``caller`` is who asks, "" for root; ``agents`` are the
-    pids of the users' agents by their users.
+    pids of the users' agents by their users. ``codecs`` is stream.codec of the configuration,
+    ``has_pyav`` says that the encoders of video codecs can be loaded.
     """
 
     name: str
@@ -66,6 +72,8 @@ class Findings:
     channel_holder: int = 0
     caller: str = ""
     agents: Mapping[str, int] = field(default_factory=dict)
+    codecs: tuple[str, ...] = ("auto",)
+    has_pyav: bool = False
 
     def told(self, name: str) -> str:
         """Return a text property of the Manager."""
@@ -182,14 +190,29 @@ def _encoder(found: Findings) -> Answer:
     manager = found.manager or {}
     if found.told("Reason") == "encoder-failed":
         return FAIL, found.why
-    if codec := found.told("Codec"):
-        return OK, f"sends {codec}, {manager.get('Width', 0)}x{manager.get('Height', 0)}"
+    if manager.get("Codec"):
+        return OK, f"sends {codec(manager)}, {manager.get('Width', 0)}x{manager.get('Height', 0)}"
     result, text = (OK, "the agent runs") if manager.get("AgentPID") else _agent(found)
     codecs: Sequence[str] = manager.get("HostCodecs", ())
-    if result == OK and codecs and _OWN_CODEC not in codecs:
-        text = f"the host decodes {_codecs(manager)}; the agent's own encoder is {_OWN_CODEC}."
+    own = {_MJPEG, *(_NEEDS_PYAV if found.has_pyav else ())}
+    if result == OK and codecs and own.isdisjoint(codecs):
+        text = f"the host decodes {_codecs(manager)}; the agent's own encoders make "
+        text += f"{', '.join(sorted(own))}."
         return FAIL, f"{text} Install a plug-in that encodes one of them."
     return result, f"{text}; nothing is being encoded" if result == OK else text
+
+
+def _video(found: Findings) -> Answer:
+    """Judge what a slow line needs; MJPEG alone is no failure, unless something else is wanted."""
+    wanted = ", ".join(map(safe, found.codecs))
+    if not found.has_pyav:
+        if not found.config_error and _NEEDS_PYAV.issuperset(found.codecs):
+            return FAIL, f"stream.codec is {wanted}, but PyAV is not there. {_GET_PYAV}"
+        return OK, f"PyAV is not there, so a slow line gets MJPEG, too. {_GET_PYAV}"
+    decoded: Sequence[str] = (found.manager or {}).get("HostCodecs", ())
+    if decoded and _NEEDS_PYAV.isdisjoint(decoded):
+        return OK, f"PyAV is there, but the client decodes nothing but MJPEG. {_GET_DECODERS}"
+    return OK, f"PyAV is there{f', and stream.codec is {wanted}' if wanted else ''}"
 
 
 def _agent(found: Findings) -> Answer:
@@ -245,6 +268,7 @@ CHECKS: Final[Mapping[str, Callable[[Findings], Answer]]] = {
     "host": _host,
     "display": _display,
     "encoder": _encoder,
+    "video codecs": _video,
     "host channel": _channel,
     "user agent": _user_agent,
 }

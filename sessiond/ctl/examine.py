@@ -1,5 +1,6 @@
 """Looks for what ``doctor`` judges: on the bus, in the configuration and in the file system."""
 
+import importlib.util
 import os
 import shutil
 from argparse import Namespace
@@ -23,7 +24,8 @@ _AGENTS_PATH: Final = "/usr/local/bin:/usr/bin:/bin"  # PATH of what the daemon 
 
 async def doctor(options: Namespace) -> Page:
     """Look at everything, and return the page. Nothing that is missing raises."""
-    found = replace(_look_around(options.config), name=options.name)
+    has_pyav = importlib.util.find_spec("av") is not None  # the agent's interpreter is this one
+    found = replace(_look_around(options.config), name=options.name, has_pyav=has_pyav)
     try:
         with await Bus.connect(options.bus) as bus:
             found = replace(found, **await _look_on(bus))
@@ -46,6 +48,7 @@ def _look_around(config: Path | None) -> Findings:
     port, agent = settings.text("stream.port"), next(iter(settings.texts("stream.agent")), "")
     return Findings(
         name="",
+        codecs=settings.texts("stream.codec"),
         port=port,
         has_port=os.path.exists(port),
         agent=agent,

@@ -84,8 +84,15 @@ def _host(manager: Properties) -> str:
 def _stream(manager: Properties) -> str:
     if not manager.get("Codec"):
         return "none"
-    codec, width, height = (safe(manager[name]) for name in ("Codec", "Width", "Height"))
-    return f"{codec}, {width}x{height}, {manager.get('FrameRate', 0.0):.1f} frames/s"
+    width, height, rate = (manager.get(name, 0) for name in ("Width", "Height", "FrameRate"))
+    why = f", because {safe(manager['CodecReason'])}" if manager.get("CodecReason") else ""
+    return f"{codec(manager)}, {safe(width)}x{safe(height)}, {rate:.1f} frames/s{why}"
+
+
+def codec(manager: Properties) -> str:
+    """Return what the stream is encoded as, and by what."""
+    encoder = manager.get("Encoder")
+    return safe(manager["Codec"]) + (f" ({safe(encoder)})" if encoder else "")
 
 
 def _sent(manager: Properties) -> str:

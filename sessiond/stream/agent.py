@@ -16,13 +16,14 @@ from sessiond.stream.launch import AgentProcess
 from sessiond.transport.channel import Channel
 from sessiond.transport.edge import EdgePoller
 from sessiond.transport.port import OpenPort
-from sessiond.wire.device import Type
+from sessiond.wire.device import Type, parse_format
 from sessiond.wire.link import (
     Activate,
     Config,
     Credit,
     DeviceMessage,
     Failed,
+    Line,
     Pause,
     Ready,
     Stats,
@@ -39,6 +40,9 @@ _AGENT_REASONS: Final = frozenset({
 STOPPED: Final = "stopped"  # the reason of an end that we asked for
 _SHOWN: Final = (State.STREAMING, State.SYNCED, State.WAITING)
 READY_TIMEOUT: Final = 20.0  # seconds to find and open a display, candidate after candidate
+_NEWS: Final = 1.2  # times what was told, or a part of it: less of a change is not told
+_LINE_INTERVAL: Final = 0.5  # seconds from one LINE to the next
+_MAX_RATE: Final = 0.999e9  # bytes/s; LINE tells no more
 _MAX_UNSENT: Final = 1 << 20  # bytes of ours that an agent has not read: it hangs
 
 
@@ -108,10 +112,15 @@ class Agent:
         self._link = AgentLink()
         self._unsent = bytearray()
         self._credits = 0
+        self._codecs: tuple[int, ...] = ()
+        self._told_rate = 0.0
+        self._line_due = 0.0
         self._failed: Failed | None = None
         self._was_asked = False
         self._is_ending = False
         self.ready: Ready | None = None
+        self.stats: Stats | None = None  # the newest since its stream has this codec
+        self._codec = 0
         port = OpenPort(self._process.link, f"link of {start.key}", waits_for_host=False)
         self._channel = Channel(port, poller, self)
         self._deadline = self._loop.call_later(READY_TIMEOUT, self._give_up)
@@ -137,11 +146,23 @@ class Agent:
         """Of its newest ACTIVATE."""
         return self._link.serial
 
-    def activate(self, serial: int, codecs: Sequence[int], *, quality: bool) -> None:
-        """Show it from now on; it must be ready."""
+    def activate(
+        self, serial: int, codecs: Sequence[int], *, quality: bool, rate: float = 0.0
+    ) -> None:
+        """Show it from now on; it must be ready. ``rate`` is as for ``tell_line``."""
         self._credits = 0
-        self._send(Activate(serial, tuple(codecs), quality))
+        self._codecs = tuple(codecs)
+        self._send(Activate(serial, self._codecs, quality))
+        self._line_due = 0.0
+        self.tell_line(rate)
         self.give_credit()
+
+    def tell_line(self, rate: float) -> None:
+        """Say what the way to the host takes, in bytes/s, 0 for not known; if that is news."""
+        now, told, rate = self._loop.time(), self._told_rate, min(rate, _MAX_RATE)
+        if now >= self._line_due and not told / _NEWS <= rate <= told * _NEWS:
+            self._told_rate, self._line_due = rate, now + _LINE_INTERVAL
+            self._send(Line(rate))
 
     def give_credit(self) -> None:
         """Let one more frame come."""
@@ -189,6 +210,7 @@ class Agent:
                 self.ready = message
                 self._listener.on_ready(self, message)
             case Stats():
+                self.stats = message
                 self._listener.on_stats(self, message)
             case Failed():
                 self._failed = message
@@ -199,6 +221,12 @@ class Agent:
             if not self._credits:
                 raise ProtocolError("a frame without credit")
             self._credits -= 1
+        elif message.type is Type.FORMAT:
+            codec = parse_format(message.data).codec
+            if codec not in self._codecs:
+                raise ProtocolError(f"codec {codec}, which the host does not decode")
+            if codec != self._codec:
+                self._codec, self.stats = codec, None
         self._listener.on_message(self, message)
 
     def _end(self) -> None:

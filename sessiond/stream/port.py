@@ -154,12 +154,18 @@ class HostPort:
         recent = sum(1 for left in self._recent if left >= since)
         return Counters(self._frames, self._bytes, recent / RATE_SPAN)
 
+    def line_rate(self) -> float:
+        """Return the bytes a second that the host takes, as far as can be told; 0 if it cannot."""
+        return self._freshness.guess
+
     def put(self, kind: Type, message: Bytes) -> None:
         """Send a whole message, in place of an older one of its kind that still waits.
 
         What cannot be written at once is copied: ``message`` may change afterwards.
         """
         if self._channel:
+            if kind is Type.FORMAT:
+                self._freshness.on_stream(self._loop.time())
             self._outbox.put(kind, message)
             self._has_frame = self._has_frame or kind is Type.DATA
             self._flush()
@@ -209,7 +215,7 @@ class HostPort:
     def _flush(self) -> None:
         channel = self._channel
         while channel and (data := self._outbox.peek()):
-            taken = channel.write_pieces(data, self._freshness.write_size)
+            taken = channel.write_pieces(data, self._freshness.write_size(self._outbox.size))
             now = self._loop.time()
             if taken:
                 self._calm()
@@ -220,7 +226,7 @@ class HostPort:
                 self._freshness.on_blocked(now)
                 break
         else:
-            self._freshness.on_drained()
+            self._freshness.on_drained(self._loop.time())
         self._settle()
 
     def _settle(self, *, was_sent: bool = True) -> None:

@@ -224,6 +224,7 @@ class Supervisor:
         agent = self._agents.active()
         if agent is None or agent.serial != self._frame_serial:
             return  # it was another's, or an earlier stream's: who is shown has credit already
+        agent.tell_line(self._port.line_rate())
         if delay:
             self._loop.call_later(delay, self._credit, agent.key, agent.serial)
         else:
@@ -256,8 +257,10 @@ class Supervisor:
             self._port.put(message.type, message.data)
 
     def on_stats(self, agent: Agent, stats: Stats) -> None:
-        """Keep what it says for who asks."""
+        """Tell what it says of its stream."""
         log.debug("agent %d: %s", agent.pid, stats)
+        if agent is self._agents.active():
+            self._tell()
 
     def on_exit(self, agent: Agent, end: Exit) -> None:
         """Start it again later, unless it was stopped or its session is gone."""
@@ -375,7 +378,12 @@ class Supervisor:
                 self._loop.call_soon(self._tell_memory, agent)
             case "activate" if agent:
                 self._serial += 1
-                agent.activate(self._serial, self._codecs, quality=self._quality)
+                agent.activate(
+                    self._serial,
+                    self._codecs,
+                    quality=self._quality,
+                    rate=self._port.line_rate(),
+                )
 
     def _prepared(self, start: AgentStart) -> None:
         wanted = self._wanted()  # who is not any more, has come too late
@@ -433,10 +441,9 @@ class Supervisor:
     def _tell(self) -> None:
         reason, text = self._explain()
         agent = self._agents.get(self._decision.session)
-        is_sending = (
-            self._port_reason is None and bool(self._codecs) and self._agents.active() is not None
-        )
-        stream = self._stream if is_sending else _NO_STREAM
+        active = self._agents.active() if self._port_reason is None and self._codecs else None
+        stream = self._stream if active else _NO_STREAM
+        stats = active.stats if active else None
         retries = [at for at in (self._troubles.next_try(), self._port.next_try()) if at]
         self._parts.on_status(
             Status(
@@ -449,6 +456,8 @@ class Supervisor:
                 codec=stream.codec,
                 width=stream.width,
                 height=stream.height,
+                encoder=stats.encoder if stats else "",
+                why=stats.why if stats else "",
                 next_retry=min(retries, default=0.0),
                 displays={
                     it.key: Display(it.ready.display, it.ready.rule)

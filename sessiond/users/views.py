@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from sessiond.model import Event, Screen, SeatFacts, Session, Status, UserAgent, UserDisplay
 from sessiond.users.displays import merge
-from sessiond.wire.device import Codec
+from sessiond.wire.device import codec_name
 
 Json = dict[str, object]
 
@@ -69,8 +69,14 @@ def _session(session: Session, *, is_shown: bool) -> Json:
 
 
 def status(now: Status) -> Json:
-    """Return what the stream does and why; codec, width and height while it is sent."""
-    stream: Json = {"codec": _codec(now.codec), "width": now.width, "height": now.height}
+    """Return what the stream does and why; codec to height while it is sent."""
+    stream: Json = {
+        "codec": codec_name(now.codec),
+        "encoder": now.encoder,
+        "codec-reason": now.why,
+        "width": now.width,
+        "height": now.height,
+    }
     return {
         "state": now.state.value,
         "reason": now.reason.value,
@@ -78,14 +84,10 @@ def status(now: Status) -> Json:
         "session": now.session,
         "agent-pid": now.agent_pid,
         "agent-restarts": now.agent_restarts,
-        "host-codecs": [_codec(it) for it in now.host_codecs],
+        "host-codecs": [codec_name(it) for it in now.host_codecs],
         "next-retry": now.next_retry,
         **(stream if now.codec else {}),
     }
-
-
-def _codec(number: int) -> str:
-    return Codec(number).name.lower() if number in set(Codec) else f"codec-{number}"
 
 
 def history(events: Sequence[Event]) -> list[Json]:

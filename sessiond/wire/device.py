@@ -54,6 +54,13 @@ class Codec(enum.IntEnum):
     H265 = 5
 
 
+def codec_name(number: int) -> str:
+    """Return a codec's name, "" for 0; one that we do not know is named by its number."""
+    if not number:
+        return ""
+    return Codec(number).name.lower() if number in set(Codec) else f"codec-{number}"
+
+
 class CursorType(enum.IntEnum):
     """SpiceCursorType, as far as a stream device may use it."""
 

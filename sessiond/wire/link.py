@@ -19,6 +19,7 @@ MAX_BODY: Final = 64 << 10  # of a link message
 MAX_FRAME: Final = 8 << 20  # of DATA: four times the largest desktop frame that was seen
 MAX_TEXT: Final = 1024  # characters of a text that ends in a log or a status
 MAX_CANDIDATES: Final = 64
+MAX_CODECS: Final = 16  # in a list of wishes
 MAX_PIDS: Final = 4096
 
 
@@ -33,6 +34,7 @@ class LinkType(enum.IntEnum):
     STATS = 0x8005
     FAILED = 0x8006
     SERIAL = 0x8007
+    LINE = 0x8008
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class Config:
     """What an agent needs to know of its session; once, first (to the agent).
 
     ``needs_proof``: only a display whose server says that it is on ``vt`` may be shown.
+    ``codecs``: encoders by name, the best first; or only "auto".
     """
 
     TYPE: ClassVar = LinkType.CONFIG
@@ -64,6 +67,7 @@ class Config:
     pids: tuple[int, ...] = ()
     codec_options: tuple[str, ...] = ()
     needs_proof: bool = False
+    codecs: tuple[str, ...] = ("auto",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,17 @@ class Credit:
     """One more frame may come (to the agent)."""
 
     TYPE: ClassVar = LinkType.CREDIT
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What the way to the host takes, in bytes/s; 0 while that is not known (to the agent).
+
+    It holds until the next one, whatever comes between; before the first, it is not known.
+    """
+
+    TYPE: ClassVar = LinkType.LINE
+    rate: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +119,11 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What the stream has done since the last of these (to the daemon)."""
+    """What the stream has done since the last of these (to the daemon).
+
+    ``codec`` is the encoder by its name, ``encoder`` what does its work, such as "libvpx".
+    ``why``: a clause that says why it is this one, "" where the configuration does.
+    """
 
     TYPE: ClassVar = LinkType.STATS
     frames: int
@@ -113,6 +132,8 @@ class Stats:
     encode_ms: float
     codec: str = ""
     quality: int = 0  # of the last frame, as its codec counts it
+    encoder: str = ""
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,14 +164,14 @@ class DeviceMessage:
     data: Bytes = field(repr=False)
 
 
-ToAgent = Config | Activate | Credit | Pause
+ToAgent = Config | Activate | Credit | Line | Pause
 ToDaemon = Ready | Stats | Failed | Serial
 
 _DEVICE_TYPES: Final = frozenset({
     Type.FORMAT, Type.DATA, Type.CURSOR_SET, Type.CURSOR_MOVE, Type.DEVICE_DISPLAY_INFO,
     Type.QUALITY_INDICATOR,
 })  # fmt: skip
-_TO_AGENT: Final = {kind.TYPE: kind for kind in (Config, Activate, Credit, Pause)}
+_TO_AGENT: Final = {kind.TYPE: kind for kind in (Config, Activate, Credit, Line, Pause)}
 _TO_DAEMON: Final = {kind.TYPE: kind for kind in (Ready, Stats, Failed, Serial)}
 
 
@@ -274,6 +295,7 @@ _FIELDS: Final[dict[type, dict[str, Check]]] = {
         "pids": _list(_whole(1, 2**31 - 1), MAX_PIDS),
         "codec_options": _list(_text, MAX_CANDIDATES),
         "needs_proof": _flag,
+        "codecs": _list(_text, MAX_CODECS),
     },
     Activate: {
         "serial": _COUNT,
@@ -281,6 +303,7 @@ _FIELDS: Final[dict[type, dict[str, Check]]] = {
         "quality": _flag,
     },
     Credit: {},
+    Line: {"rate": _number},
     Pause: {},
     Ready: {
         "rule": _text,
@@ -296,6 +319,8 @@ _FIELDS: Final[dict[type, dict[str, Check]]] = {
         "encode_ms": _number,
         "codec": _text,
         "quality": _COUNT,
+        "encoder": _text,
+        "why": _text,
     },
     Failed: {"reason": _text, "text": _text},
     Serial: {"serial": _COUNT},

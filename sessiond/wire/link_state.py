@@ -18,6 +18,7 @@ from sessiond.wire.link import (
     Credit,
     DeviceMessage,
     Failed,
+    Line,
     Pause,
     Ready,
     Serial,
@@ -47,11 +48,12 @@ class State(enum.Enum):
 
 
 class Signal(enum.Enum):
-    """What a message means to the state; the first four come from the daemon."""
+    """What a message means to the state; the first five come from the daemon."""
 
     CONFIG = enum.auto()
     ACTIVATE = enum.auto()
     CREDIT = enum.auto()
+    LINE = enum.auto()
     PAUSE = enum.auto()
     READY = enum.auto()
     STATS = enum.auto()
@@ -84,18 +86,21 @@ TRANSITIONS: Final[dict[State, dict[Signal, State]]] = {
         **_stay(State.WAITING),
         **_OPEN,
         Signal.CREDIT: State.WAITING,
+        Signal.LINE: State.WAITING,
         Signal.SERIAL: State.SYNCED,
     },
     State.SYNCED: {
         **_stay(State.SYNCED),
         **_OPEN,
         Signal.CREDIT: State.SYNCED,
+        Signal.LINE: State.SYNCED,
         Signal.FORMAT: State.STREAMING,
     },
     State.STREAMING: {
         **_stay(State.STREAMING),
         **_OPEN,
         Signal.CREDIT: State.STREAMING,
+        Signal.LINE: State.STREAMING,
     },
     State.FAILED: {},
 }
@@ -203,5 +208,6 @@ _DAEMON_SIGNALS: Final = {
     Config: Signal.CONFIG,
     Activate: Signal.ACTIVATE,
     Credit: Signal.CREDIT,
+    Line: Signal.LINE,
     Pause: Signal.PAUSE,
 }

@@ -40,6 +40,7 @@ class Outbox:
         self._waiting: dict[Kind, Bytes] = {}
         self._current = memoryview(b"")
         self._current_type: Kind = Type.INVALID
+        self.size = 0  # of the message that ``peek`` returns, or the rest of, in bytes
 
     @property
     def has_frame(self) -> bool:
@@ -51,6 +52,7 @@ class Outbox:
     def resume(self, rest: bytes) -> None:
         """Begin with the rest of a message that somebody else has begun."""
         self._current, self._current_type = memoryview(rest), Type.DATA
+        self.size = len(rest)
 
     def put(self, kind: Kind, message: Bytes) -> None:
         """Let ``message`` wait, in place of an older one of its kind.
@@ -84,6 +86,7 @@ class Outbox:
                 if kind in self._waiting:
                     self._current = memoryview(self._waiting.pop(kind))
                     self._current_type = kind
+                    self.size = len(self._current)
                     break
         return self._current
 

@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Iterator
 from typing import Final
 
+from tests.bench.codecs import GSTREAMER
 from tests.bench.commands import CommandsResult
 from tests.bench.daemon import DaemonResult
 from tests.bench.host import HostResult
@@ -33,6 +34,10 @@ BESIDE_SSH: Final = 1.0  # of ssh's speed at the least, and of its time at the m
 LISTENER_MB: Final = 8.0
 LISTENER_MS: Final = 60.0
 HANDOVER_MS: Final = 200.0
+CODEC_MS: Final = {"video": 20.0, "typing": 6.0}
+CODEC_FPS: Final = 30.0
+GOOD_CODECS: Final = ("vp8", "h264")
+LINE_MBIT: Final = 2.0  # behind which typing is to be fresh, by the codec chosen
 QUERY_LIBRARY: Final = "dbus_fast"  # what the packages bring
 
 
@@ -69,6 +74,8 @@ def goals(found: Results, size: tuple[int, int]) -> list[Goal]:
         *_commands(found.commands),
         *_ptys(found.ptys),
         *_terminals(found.terminals),
+        *_codecs(found),
+        *_lines(found),
     ]
 
 
@@ -260,6 +267,32 @@ def _terminals(found: TerminalsResult | None) -> Iterator[Goal]:
     seconds = f"{found.rest_seconds:g} s" if found else "60 s"
     woken = found.idle if found else None
     yield _at_most(f"static {seconds}, resize listener", "wake-ups", woken, 0)
+
+
+def _codecs(found: Results) -> Iterator[Goal]:
+    for codec in GOOD_CODECS:
+        for load, limit in CODEC_MS.items():
+            one, floor = found.coded(codec, load), found.coded(GSTREAMER, load)
+            yield _at_most(
+                f"{load} by {codec}, conversion and encoding", "ms/frame",
+                one.encoding_ms if one else None, limit, floor.cost.program if floor else None,
+            )  # fmt: skip
+        one = found.coded(codec, "video")
+        value = one.cost.fps if one else None
+        met = None if value is None else round(value) >= CODEC_FPS
+        name, limit_text = f"video by {codec}", f"at least {CODEC_FPS:g}"
+        yield Goal(name, "frames/s", value, None, None, limit_text, met)
+
+
+def _lines(found: Results) -> Iterator[Goal]:
+    behind = f"behind {LINE_MBIT:g} Mbit/s, typing"
+    one = found.behind("auto", LINE_MBIT)
+    yield _at_most(f"age {behind}", "ms", one.median_ms if one else None, AGE_MS)
+    fps, drawn = (one.fps, one.drawn_fps) if one else (None, None)
+    met = None if fps is None else round(fps) >= CODEC_FPS
+    ratio = fps / drawn if fps is not None and drawn else None
+    limit = f"at least {CODEC_FPS:g}"
+    yield Goal(f"pictures {behind}", "frames/s", fps, drawn, ratio, limit, met)
 
 
 def _median(values: list[float] | None) -> float | None:

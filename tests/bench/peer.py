@@ -1,11 +1,11 @@
 """The host's side of a stream port, as cheap as Python can be, in a process of its own.
 
-    python -m tests.bench.peer PATH [--pty]
+    python -m tests.bench.peer PATH [--pty] [--all-codecs]
 
 Listens on the Unix socket PATH, takes one agent, sends CAPABILITIES and START, and reads all
 that comes without looking into it.  With --pty PATH is a link to a pseudoterminal instead, for an
-agent that can only open a device; what it is sent waits for it there.  Commands are lines on
-standard input, each answered by one line of JSON:
+agent that can only open a device; what it is sent waits for it there.  START names MJPEG, or all
+codecs.  Commands are lines on standard input, each answered by one line of JSON:
 
 * ``mark``: what came since the last mark (a `Tally`);
 * ``next``: answered at once; one more line, ``{"ns": when}``, follows when a FORMAT and after it a
@@ -37,6 +37,7 @@ HEADER = struct.Struct("<BBHI")
 FORMAT, DATA = 2, 3
 CAPABILITIES_NONE = bytes.fromhex("010001000100000000")
 START_MJPEG = bytes.fromhex("01000400020000000101")
+START_ALL = bytes.fromhex("0100040006000000050102030405")
 STOP = bytes.fromhex("010004000100000000")
 
 BUFFER_SIZE = 1 << 20  # holds a frame or three: one system call takes what the socket has
@@ -60,7 +61,8 @@ class Tally:
 class Peer:
     """One agent's connection and the commands about it."""
 
-    def __init__(self) -> None:
+    def __init__(self, start: bytes) -> None:
+        self._start = start
         self._selector = selectors.DefaultSelector()
         self._selector.register(sys.stdin, selectors.EVENT_READ, self._command)
         self._agent = -1  # descriptor
@@ -107,7 +109,7 @@ class Peer:
     def _take(self, agent: int) -> None:
         self._agent = agent
         self._selector.register(agent, selectors.EVENT_READ, self._read)
-        self._send(CAPABILITIES_NONE + START_MJPEG)
+        self._send(CAPABILITIES_NONE + self._start)
         self._started_ns = time.monotonic_ns()
 
     def _send(self, message: bytes) -> None:
@@ -135,7 +137,7 @@ class Peer:
                 self._answer({})
             case ["start"]:
                 self._first_ns = 0
-                self._send(START_MJPEG)
+                self._send(self._start)
                 self._started_ns = time.monotonic_ns()
                 self._answer({})
             case ["stop"]:
@@ -223,7 +225,7 @@ def main() -> None:
     """Listen, say so with a line ``{}``, and serve."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     path, *options = sys.argv[1:]
-    peer = Peer()
+    peer = Peer(START_ALL if "--all-codecs" in options else START_MJPEG)
     (peer.open_pty if "--pty" in options else peer.listen)(path)
     sys.stdout.write("{}\n")
     sys.stdout.flush()

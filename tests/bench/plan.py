@@ -13,7 +13,7 @@ from tests.bench.stage import Program
 
 PARTS: Final = (
     "video", "desktop", "typing", "static", "speed", "share", "daemon", "fresh", "host",
-    "commands", "terminals", "bus", "peer",
+    "commands", "terminals", "bus", "peer", "codecs", "lines",
 )  # fmt: skip
 OUTPUT: Final = ROOT / "build" / "bench"
 
@@ -43,6 +43,12 @@ class Plan:
     command_starts: int  # of each kind, in each round
     pty_mb: float  # of lines, in each round
     questions: int  # of each kind to the daemon and to logind
+    codecs: tuple[str, ...]  # whose cost is compared
+    codec_rounds: int
+    codec_seconds: float  # a slice
+    lines: tuple[tuple[str, float], ...]  # settings of the codec, Mbit/s
+    line_learn_seconds: float  # until the rate is known, and the codec chosen
+    line_seconds: float
 
     @property
     def program(self) -> Program:
@@ -55,11 +61,18 @@ FULL: Final = Plan(
     rounds=5, seconds=2, age_seconds=6, rest_seconds=60, share_rounds=3, share_seconds=1.5,
     warm=60, cold=15, relay_seconds=10, asks=True, call_rounds=15, call_seconds=0.2,
     command_mb=256, command_starts=3, pty_mb=100, questions=5000,
+    codecs=("jpeg", "vp8", "vp9", "h264", "h265"), codec_rounds=3, codec_seconds=2,
+    lines=tuple(
+        (setting, mbit) for mbit in (10, 2) for setting in ("auto", "jpeg", "vp8", "vp9", "h264")
+    ),
+    line_learn_seconds=8, line_seconds=8,
 )  # fmt: skip
 SHORT: Final = dataclasses.replace(
     FULL, rounds=3, seconds=1, age_seconds=2, rest_seconds=5, share_rounds=2, share_seconds=0.4,
     warm=20, cold=5, relay_seconds=3, call_rounds=9, call_seconds=0.15,
     command_mb=128, command_starts=2, pty_mb=20, questions=1000,
+    codecs=("jpeg", "vp8", "h264"), codec_rounds=1, codec_seconds=1,
+    lines=(("auto", 10), ("auto", 2), ("h264", 2)), line_learn_seconds=5, line_seconds=3,
 )  # fmt: skip
 
 
@@ -69,7 +82,7 @@ def read_plan(argv: Sequence[str], description: str | None) -> tuple[Plan, Path]
         prog="python -m tests.bench", description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("--short", action="store_true", help="three minutes, and more noise")
+    parser.add_argument("--short", action="store_true", help="five minutes, and more noise")
     parser.add_argument("--only", action="append", choices=PARTS, help="this part; repeatable")
     parser.add_argument("--rounds", type=int, help="of each kind of slice (5; short: 3)")
     parser.add_argument("--seconds", type=float, help="of a slice (2; short: 1)")

@@ -122,11 +122,17 @@ class Child:
 
 
 class Peer(Child):
-    """The host's side of the port, `tests.bench.peer`: a Unix socket, or a pty."""
+    """The host's side of the port, `tests.bench.peer`: a Unix socket, or a pty.
 
-    def __init__(self, port: Path, *, log: Path, is_pty: bool = False) -> None:
+    With SHOWS_ALL it names all codecs, not MJPEG alone.
+    """
+
+    def __init__(
+        self, port: Path, *, log: Path, is_pty: bool = False, shows_all: bool = False
+    ) -> None:
         argv = [sys.executable, "-m", "tests.bench.peer", str(port)]
-        super().__init__([*argv, "--pty"] if is_pty else argv, log=log)
+        argv += ["--pty"] * is_pty + ["--all-codecs"] * shows_all
+        super().__init__(argv, log=log)
         self.name = "peer"
         self.wait_line()
 

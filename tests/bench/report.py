@@ -12,6 +12,7 @@ from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table
 
+from sessiond.wire.device import Codec
 from tests.bench.cost import Cost
 from tests.bench.goals import Goal
 from tests.bench.host import WINDOW
@@ -34,6 +35,10 @@ def show(found: Results, rows: Sequence[Goal], facts: dict[str, str | int]) -> N
         parts.append(_shares(found))
     if found.versus:
         parts.append(_versus(found))
+    if found.codecs:
+        parts.append(_codecs(found))
+    if found.lines:
+        parts.append(_behind(found))
     parts += [*_daemon(found), *_lines(found), *_host(found), *_commands(found)]
     parts += _terminals(found)
     parts.append(_goals(rows))
@@ -220,6 +225,43 @@ def _terminals(found: Results) -> Iterator[RenderableType]:
             f"{max(one.starts):.0f}, and holds {one.held.private:.1f} MB of its own "
             f"({one.held.pss:.1f} PSS); at rest, {one.rest_seconds:g} s: {one.idle} wake-ups"
         )
+
+
+def _codecs(found: Results) -> Table:
+    rows = [
+        [
+            f"{one.load}, {one.codec}", f"{one.cost.fps:.1f}", f"{one.cost.program:.2f}",
+            "" if one.encoding_ms is None else f"{one.encoding_ms:.2f}",
+            str(one.cost.bytes), f"{one.cost.bytes * one.cost.fps * 8 / 1e6:.1f}",
+        ]
+        for one in found.codecs
+    ]  # fmt: skip
+    names = ["load, codec", "frames/s", "CPU ms a frame", "of it encoding", "bytes", "Mbit/s"]
+    return _table("Codecs: the agent alone, 30 frames/s drawn, medians", names, rows)
+
+
+def _behind(found: Results) -> Table:
+    rows = [
+        [
+            f"{one.mbit:g} Mbit/s, {one.setting}",
+            " ".join(Codec(number).name.lower() for number in one.codecs),
+            f"{one.median_ms:.0f}", f"{one.worst_ms:.0f}", f"{one.longest_ms:.0f}",
+            f"{one.fps:.1f}", f"{one.shown_fps:.1f}", f"{one.bytes:.0f}", f"{one.mbit_used:.2f}",
+        ]
+        for one in found.lines
+    ]  # fmt: skip
+    names = [
+        "line, setting",
+        "codecs",
+        "age ms",
+        "worst",
+        "apart",
+        "frames/s",
+        "shown/s",
+        "bytes",
+        "Mbit/s",
+    ]
+    return _table("Typing behind a slow line", names, rows)
 
 
 def _daemon(found: Results) -> Iterator[str]:

@@ -3,10 +3,12 @@
 import dataclasses
 
 from tests.bench.bus import Answers
+from tests.bench.codecs import Coded
 from tests.bench.commands import CommandsResult
 from tests.bench.daemon import DaemonResult
 from tests.bench.fresh import Fresh
 from tests.bench.host import HostResult
+from tests.bench.lines import Behind
 from tests.bench.moving import Moving
 from tests.bench.ptys import PtysResult
 from tests.bench.rest import Rest
@@ -33,8 +35,18 @@ class Results:
     answers: list[Answers] = dataclasses.field(default_factory=list)
     versus: list[Versus] = dataclasses.field(default_factory=list)
     at_rest: AtRest | None = None
+    codecs: list[Coded] = dataclasses.field(default_factory=list)
+    lines: list[Behind] = dataclasses.field(default_factory=list)
     missing: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def load(self, name: str) -> Moving | None:
         """Return the result of a load that moves."""
         return next((one for one in self.moving if one.load == name), None)
+
+    def coded(self, codec: str, load: str) -> Coded | None:
+        """Return what a codec costs on a load."""
+        return next((it for it in self.codecs if (it.codec, it.load) == (codec, load)), None)
+
+    def behind(self, setting: str, mbit: float) -> Behind | None:
+        """Return what came over a slow line."""
+        return next((it for it in self.lines if (it.setting, it.mbit) == (setting, mbit)), None)

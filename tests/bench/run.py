@@ -4,11 +4,13 @@ import contextlib
 import tempfile
 from pathlib import Path
 
-from tests.bench import bus
+from tests.bench import bus, codecs
+from tests.bench.codecs import CONTENTS, run_codecs
 from tests.bench.commands import run_commands
 from tests.bench.daemon import run_daemon
 from tests.bench.fresh import SCREENS, run_fresh
 from tests.bench.host import run_host
+from tests.bench.lines import run_line
 from tests.bench.moving import MOVING, run_moving
 from tests.bench.plan import Plan
 from tests.bench.processes import Child, build, x_server
@@ -34,6 +36,8 @@ def run(plan: Plan) -> Results:
             found.daemon = run_daemon(plan, Path(name))
     if "fresh" in plan.parts:
         found.fresh = [run_fresh(plan, size, noise) for size, noise in SCREENS]
+    if "lines" in plan.parts:
+        found.lines = [run_line(plan, setting, mbit) for setting, mbit in plan.lines]
     if "host" in plan.parts:
         with tempfile.TemporaryDirectory(prefix="bench-") as name:
             found.host = run_host(plan, Path(name))
@@ -59,6 +63,10 @@ def _on_screen(plan: Plan, found: Results, server: Child, display: str, director
         found.speed = run_speed(*place)
     if "share" in plan.parts:
         found.shares = [run_share(share, *place) for share in SHARES]
+    if "codecs" in plan.parts:
+        found.codecs = [one for load in CONTENTS for one in run_codecs(load, *place)]
+        if lacks := codecs.missing():
+            found.missing[codecs.GSTREAMER] = lacks
     if plan.peer is not None and "peer" in plan.parts:
         found.versus = [run_versus(load, *place) for load in LOADS]
         found.at_rest = run_at_rest(*place)

@@ -66,12 +66,12 @@ def new_session(name: str, display: str, vt: int) -> dict[str, object]:
 
 
 @contextlib.contextmanager
-def seat(port: Path, plan: Plan) -> Iterator[Seat]:
-    """Start a daemon that has PORT open."""
+def seat(port: Path, plan: Plan, *more: str) -> Iterator[Seat]:
+    """Start a daemon that has PORT open; MORE are settings."""
     with (
         PrivateBus() as bus,
         Login1Process(bus) as login1,
-        QuietDaemon(bus, port, plan) as daemon,
+        QuietDaemon(bus, port, plan, *more) as daemon,
     ):
         daemon.wait_line("is open")
         yield Seat(daemon, login1, bus.address)

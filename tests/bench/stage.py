@@ -30,10 +30,12 @@ class Program:
 
     command: tuple[str, ...]
     is_pty: bool = False  # its port: a pseudoterminal, or a Unix socket
+    codec: str = ""  # of ours, instead of MJPEG; the host can show all of them then
 
     def argv(self, port: Path, fps: float) -> list[str]:
         """Return what to run; the display is told by the environment."""
-        return [*self.command, "-p", str(port), "-c", f"framerate={fps:g}"]
+        codec = ["--codec", self.codec] if self.codec else []
+        return [*self.command, "-p", str(port), "-c", f"framerate={fps:g}", *codec]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -209,7 +211,8 @@ def agent_run(
     port.unlink(missing_ok=True)
     log = stage.directory / "agent.log"
     log.unlink(missing_ok=True)
-    with Peer(port, log=stage.directory / "peer.log", is_pty=program.is_pty) as peer:
+    log_of_peer, shows_all = stage.directory / "peer.log", bool(program.codec)
+    with Peer(port, log=log_of_peer, is_pty=program.is_pty, shows_all=shows_all) as peer:
         if keep:
             peer.ask("keep")
         argv = program.argv(port, fps)

@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
+from tests.bench.codecs import Coded
 from tests.bench.cost import Cost
 from tests.bench.goals import goals
 from tests.bench.host import Calls, HostResult, Ratios
+from tests.bench.lines import Behind
 from tests.bench.moving import Moving
 from tests.bench.results import Results
 from tests.bench.speed import Speed
@@ -43,7 +45,7 @@ def test_a_full_frame_is_held_against_the_floor_of_the_same_rounds() -> None:
 def test_frames_a_second_are_held_from_below() -> None:
     for fps, met in ((99.6, True), (99.4, False), (140.0, True)):
         speed = Speed(asked=100, fps=fps, floor_fps=200, drawn_fps=200)
-        (row,) = [row for row in goals(Results(speed=speed), SIZE) if row.unit == "frames/s"]
+        (row,) = [row for row in goals(Results(speed=speed), SIZE) if row.met is not None]
         assert (row.ratio, row.met) == (fps / 200, met)
 
 
@@ -67,3 +69,21 @@ def test_calls_are_held_against_qemu_gas_of_the_same_rounds() -> None:
     assert [it.replace("5 s", "60 s") for it in names] == [
         row.name for row in goals(Results(), SIZE)
     ]
+
+
+def test_a_codec_costs_no_more_than_its_goal_and_keeps_30_frames() -> None:
+    for ms, fps, met in ((20.0, 29.6, True), (20.1, 29.4, False)):
+        one = Coded("vp8", "video", replace(FLOOR, fps=fps), ms)
+        judged = [row for row in goals(Results(codecs=[one]), SIZE) if row.met is not None]
+        assert [(row.value, row.met) for row in judged] == [(ms, met), (fps, met)]
+
+
+def test_only_the_codec_that_was_chosen_has_to_be_fresh() -> None:
+    auto = Behind("auto", 2, [1, 2], 5e3, 300, 400, 200, 30, 33, 30, 1.2)
+    named = replace(auto, setting="jpeg", median_ms=2000)
+    (age, pictures) = [
+        row for row in goals(Results(lines=[named, auto]), SIZE) if row.met is not None
+    ]
+    assert (age.value, age.met, pictures.met) == (300, True, True)
+    worse = Results(lines=[replace(auto, median_ms=301, fps=20)])
+    assert [row.met for row in goals(worse, SIZE) if row.met is not None] == [False, False]

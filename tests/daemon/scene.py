@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, Self
 from tests.daemon.world import ALICE, BOB, wait_number
 from tests.fixtures.daemon import Daemon, Stage
 from tests.fixtures.drawing import SAMPLE, Canvas
+from tests.fixtures.gstreamer import Decoders
 from tests.fixtures.spice import SpiceHost, SpiceProbe
 from tests.fixtures.xserver import Xvfb
 
@@ -72,9 +73,10 @@ class Scene:
     ) -> None:
         self._stack.close()
 
-    def watch(self) -> SpiceProbe:
+    def watch(self, decoders: Decoders = Decoders.NONE) -> SpiceProbe:
         """Connect a client; it is gone at the end of the test."""
-        probe = self._stack.enter_context(SpiceProbe(self.host.uri, sample=SAMPLE))
+        client = SpiceProbe(self.host.uri, sample=SAMPLE, decoders=decoders)
+        probe = self._stack.enter_context(client)
         self.host.wait_for("client-connected")
         return probe
 

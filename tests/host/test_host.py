@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import pytest
 from PIL import Image, ImageChops, ImageStat
 
+from tests.fixtures.gstreamer import Decoders
 from tests.fixtures.processes import ChildEndedError, EventTimeoutError, FixtureError
 from tests.fixtures.spice import PROGRAMS, SpiceHost, SpiceProbe, SpicyScreenshot, build
 
@@ -210,6 +211,19 @@ def test_a_new_format_makes_a_new_surface(host: SpiceHost, guest: Guest) -> None
         show(guest, probe, picture_of(200, 320))
         probe.wait_for("primary-destroy", after=mark)
         assert difference(probe.shot(), picture_of(200, 320)) < 4
+
+
+@pytest.mark.parametrize(
+    ("decoders", "codecs"),
+    [(Decoders.NONE, {1}), (Decoders.VPX, {1, 2, 4}), (Decoders.ALL, {1, 2, 3, 4, 5})],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_a_clients_decoders_are_what_the_host_asks_for(
+    host: SpiceHost, guest: Guest, decoders: Decoders, codecs: set[int]
+) -> None:
+    with SpiceProbe(host.uri, decoders=decoders):
+        kind, body = guest.read_message()
+        assert (kind, set(body[1:])) == (START_STOP_TYPE, codecs)
 
 
 def test_last_client_leaving_stops_the_stream(host: SpiceHost, guest: Guest) -> None:

@@ -70,6 +70,25 @@ def test_place_of_the_host_channel(place: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "names"),
+    [
+        ("'auto'", ("auto",)),
+        ("'vp8'", ("vp8",)),
+        ("['h264', 'my.codec-2']", ("h264", "my.codec-2")),
+    ],
+)
+def test_codecs(value: str, names: tuple[str, ...]) -> None:
+    config = load(["--config", "/dev/null", "--set", f"stream.codec={value}"])
+    assert config.texts("stream.codec") == names
+
+
+@pytest.mark.parametrize("value", ["''", "[]", "['auto', 'vp8']", "'vp8,vp9'", "[1]", "true"])
+def test_codecs_that_are_none(value: str) -> None:
+    with pytest.raises(UsageError, match=r'stream\.codec: .* is not "auto", a name'):
+        load(["--config", "/dev/null", "--set", f"stream.codec={value}"])
+
+
+@pytest.mark.parametrize(
     ("argv", "words"),
     [
         (["--config", "/nowhere/at/all"], "/nowhere/at/all: no such file"),

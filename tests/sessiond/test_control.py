@@ -21,7 +21,7 @@ from sessiond.helper.keep import describe_records, restore_records
 from sessiond.helper.origin import start_of
 from sessiond.helper.records import Told
 from sessiond.model import Counters, Decision, Reason, SeatFacts, Session, State, Status
-from tests.fixtures.loop import Signal, in_loop, turns
+from tests.fixtures.loop import Clock, Signal, in_loop, turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -319,6 +319,59 @@ async def test_status_is_told_and_news_are_those_of_session_and_reason() -> None
     ]
     assert len(parts.changes) == 4
     assert [event.status for event in control.history(0)] == parts.news
+
+
+@in_loop
+async def test_another_codec_is_history_once_it_has_lasted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    control, parts = make()
+    clock = Clock()
+
+    async def send(*streams: tuple[int, str, str]) -> None:
+        for codec, encoder, why in streams:
+            control.on_status(status(codec=codec, encoder=encoder, why=why))
+        clock.advance(module.LASTING)
+        await turns(3)
+
+    jpeg = (1, "libjpeg-turbo", "")
+    await send((0, "", ""), jpeg)  # as it was configured
+    await send((2, "", ""), (2, "libvpx", "the host takes only 0.4 MB/s"))
+    await send((2, "libvpx", "other words"))
+    await send((4, "", ""), (2, "libvpx", "vp9 has failed"))  # had no time to be told
+    await send((1, "", ""))
+    await send((0, "", ""))
+    await send(jpeg)
+    await send((0, "", ""))
+    await send((2, "libvpx", "h264 needs PyAV"))
+    await send((0, "", ""))
+    await send((4, "libvpx-vp9", ""))  # of another agent, as it was configured for that
+    told = [
+        "The codec is vp8 (libvpx) now, because the host takes only 0.4 MB/s.",
+        "The codec is mjpeg now.",
+        "The codec is vp8 (libvpx) now, because h264 needs PyAV.",
+        "The codec is vp9 (libvpx-vp9) now.",
+    ]
+    first, *changes = control.history(0)
+    assert (first.status, len(parts.news)) == (parts.news[0], 1)
+    assert [event.status.text for event in changes] == told
+    assert {event.status.reason for event in changes} == {Reason.OK}
+    assert [it.getMessage() for it in caplog.records if hasattr(it, "CODEC")] == told
+    control.on_status(status(codec=1))
+    control.close()  # nothing of it may be left
+
+
+@in_loop
+async def test_the_codec_of_a_sentence_is_no_news() -> None:
+    control, parts = make()
+    clock = Clock()
+    for reason, codec in ((Reason.OK, 2), (Reason.TEXT_CONSOLE, 1), (Reason.OK, 2)):
+        control.on_status(status(reason, codec=codec))
+        clock.advance(module.LASTING)
+        await turns(3)
+    assert [event.status for event in control.history(0)] == parts.news
+    control.close()
 
 
 @in_loop

@@ -38,11 +38,13 @@ def agent(port: Path, xserver: Xvfb) -> Iterator[Agent]:
 
 
 @pytest.fixture
-def probe(agent: Agent, canvas: Canvas, relay: Relay) -> Iterator[SpiceProbe]:
-    """Return a client that has drawn picture 1."""
+def probe(agent: Agent, canvas: Canvas, host: SpiceHost, relay: Relay) -> Iterator[SpiceProbe]:
+    """Return a client that has drawn picture 1, of which nothing is on its way for a second."""
     canvas.show(with_noise(1))
     with SpiceProbe(relay.uri, sample=SAMPLE) as client:
         client.wait_for("invalidate", bits=bits_of(1))
+        for _ in ("at once", "sharp"):
+            host.wait_for("from-guest", type=Type.DATA)
         assert agent.process.poll() is None
         yield client
 

@@ -65,6 +65,7 @@ PACKAGES: Final = (
     # the project's own dependencies: in a guest without a network its package has to find them
     "python3",
     "python3-argcomplete",
+    "python3-av",
     "python3-dbus-fast",
     "python3-pil",
     "python3-rich",

@@ -13,6 +13,7 @@ from PIL import Image, ImageStat
 
 from agent.stream.pacing import LONGEST_REST
 from tests.fixtures.drawing import psnr
+from tests.fixtures.gstreamer import Decoders
 from tests.fixtures.spice import SpiceProbe
 from tests.vm.channel import Process
 from tests.vm.guest import PROJECT, Guest
@@ -44,8 +45,9 @@ def agent(screen: Guest) -> Iterator[Process]:
     assert process.wait().status == 0
 
 
-def start_agent(guest: Guest) -> Process:
+def start_agent(guest: Guest, *options: str) -> Process:
     argv = ["python3", "-m", "agent", "stream", "--display", f":{DISPLAY}", "-c", "quality=90"]
+    argv += options
     process = guest.spawn(argv, user="alice", cwd=PROJECT)
     process.wait_for_output("waiting for the host", stream="stderr", timeout=SLOW)
     return process
@@ -94,6 +96,17 @@ def test_a_client_outside_sees_the_guests_screen(screen: Guest) -> None:
             if is_drawn and psnr(probe.shot(), reference) >= 35:
                 break
         terminal.kill()
+
+
+def test_a_video_codec_shows_it_too(screen: Guest) -> None:
+    agent = start_agent(screen, "--codec", "vp8")
+    with SpiceProbe(screen.spice_uri, display=DISPLAY, decoders=Decoders.VPX) as probe:
+        for colour in ("#3070b0", "#b03070", "#e0e0d0"):
+            wait_for_colour(probe, paint(screen, colour))
+        assert probe.complaints == []
+    agent.wait_for_output("streaming as vp8", stream="stderr", timeout=SLOW)
+    agent.kill(signal.SIGTERM)
+    assert agent.wait().status == 0
 
 
 def test_the_host_is_told_which_output_it_is(screen: Guest) -> None:

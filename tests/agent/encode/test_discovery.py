@@ -4,15 +4,19 @@ import logging
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import pytest
 
-from agent.encode import GROUP, choose_encoder, find_encoders
+from agent.encode import _OWN, GROUP, find_encoders
+from agent.encode.base import Encoder
 from agent.encode.jpeg import JpegEncoder
-from sessiond.errors import EncoderError
+
+ROOT: Final = Path(__file__).parents[3]
 
 GOOD = """
 from agent.encode.base import Encoder
@@ -56,27 +60,41 @@ def plug_in(directory: Path, name: str, code: str, target: str = "Fast") -> str:
     return str(directory)
 
 
+OWN: Final = ["jpeg", "vp8", "vp9", "h264", "h265"]
+
+
 def names(directory: str) -> list[str]:
     return [encoder.name for encoder in find_encoders([directory])]
 
 
-def test_our_own_needs_no_installation() -> None:
-    assert JpegEncoder in find_encoders()
+def test_our_own_need_no_installation() -> None:
+    assert [encoder.name for encoder in find_encoders(["/nonexistent"])] == OWN
+
+
+def test_our_own_are_declared_for_others() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["entry-points"] == {GROUP: _OWN}
+    assert {name: f"{kind.__module__}:{kind.__name__}" for name, kind in kinds().items()} == _OWN
+
+
+def kinds() -> dict[str, type[Encoder]]:
+    return {kind.name: kind for kind in find_encoders(["/nonexistent"]) if kind.name in OWN}
 
 
 def test_higher_rank_comes_first(tmp_path: Path) -> None:
-    directory = plug_in(tmp_path, "plug_in_high", GOOD.format(name="h264", rank=1 << 30))
-    assert names(directory) == ["h264", "jpeg"]
+    directory = plug_in(tmp_path, "plug_in_high", GOOD.format(name="better", rank=1 << 30))
+    assert names(directory) == ["better", *OWN]
 
 
 def test_lower_rank_comes_last(tmp_path: Path) -> None:
-    directory = plug_in(tmp_path, "plug_in_low", GOOD.format(name="slow", rank=0))
-    assert names(directory) == ["jpeg", "slow"]
+    directory = plug_in(tmp_path, "plug_in_low", GOOD.format(name="slow", rank=-9))
+    assert names(directory) == [*OWN, "slow"]
 
 
 def test_name_that_is_taken(tmp_path: Path) -> None:
     directory = plug_in(tmp_path, "plug_in_double", GOOD.format(name="jpeg", rank=9))
-    assert find_encoders([directory]) == [JpegEncoder]
+    assert find_encoders([directory]) == find_encoders()
+    assert find_encoders()[0] is JpegEncoder
 
 
 @pytest.mark.parametrize(
@@ -101,38 +119,54 @@ def test_broken_is_logged_and_skipped(
 ) -> None:
     directory = plug_in(tmp_path, name, code.format(name="x", rank=1), target)
     with capture_log() as messages:
-        assert names(directory) == ["jpeg"]
+        assert names(directory) == OWN
     assert len(messages) == 1
     assert messages[0].startswith(f"encoder plug-in {name}:{target} {complaint}")
 
 
-def test_first_that_the_host_decodes() -> None:
-    assert choose_encoder([JpegEncoder], [1, 2, 99]) is JpegEncoder
-
-
-@pytest.mark.parametrize("codecs", [[], [2], [99, 3]])
-def test_nothing_that_the_host_decodes(codecs: list[int]) -> None:
-    with pytest.raises(EncoderError, match=r"^no encoder for the codecs that the host decodes"):
-        choose_encoder([JpegEncoder], codecs)
-
-
 @pytest.mark.parametrize("place", ["path", "option", "archive"])
 def test_plug_in_is_found_wherever_it_is_installed(tmp_path: Path, place: str) -> None:
-    directory = plug_in(tmp_path, f"plug_in_{place}", GOOD.format(name="h264", rank=9))
+    directory = plug_in(tmp_path, f"plug_in_{place}", GOOD.format(name="better", rank=9))
     if place == "archive":
         directory = shutil.make_archive(str(tmp_path / "archive"), "zip", directory)
     if place != "option":
         sys.path.insert(0, directory)
     found = find_encoders([directory] if place == "option" else [])
-    assert [encoder.name for encoder in found] == ["h264", "jpeg"]
+    assert [encoder.name for encoder in found] == ["better", *OWN]
 
 
-def test_without_plug_ins_nobody_asks_for_distributions() -> None:
+@pytest.mark.parametrize("members", ["", *(f"{name} = {value}" for name, value in _OWN.items())])
+def test_without_plug_ins_nobody_asks_for_distributions(tmp_path: Path, members: str) -> None:
+    info = tmp_path / "spice_sessiond-0.0.dist-info"
+    info.mkdir()
+    (info / "entry_points.txt").write_text(f"[console_scripts]\nx = y:z\n[{GROUP}]\n{members}\n")
     code = (
-        "import sys; from agent.encode import find_encoders; find_encoders(['/nonexistent']);"
-        "print('importlib.metadata' in sys.modules, sys.path[0])"
+        "import sys; sys.path.append(sys.argv[1]); from agent.encode import find_encoders;"
+        "find_encoders(['/nonexistent']);"
+        "print('importlib.metadata' in sys.modules, 'av' in sys.modules, sys.path[0])"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    said = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    assert said.stdout == "False False /nonexistent\n"
+
+
+def test_plug_in_beside_our_own(tmp_path: Path) -> None:
+    directory = plug_in(tmp_path, "plug_in_beside", GOOD.format(name="better", rank=9))
+    table = tmp_path / "plug_in_beside-1.0.dist-info" / "entry_points.txt"
+    ours = "\n".join(f"{name} = {value}" for name, value in _OWN.items())
+    table.write_text(f"{table.read_text()}{ours}\n[other]\nx = y:z\n")
+    assert names(directory) == ["better", *OWN]
+
+
+def test_jpeg_needs_nothing_of_the_video_codecs() -> None:
+    code = (
+        "import sys; sys.modules['av'] = None;"
+        "from agent.capture.base import Frame; from agent.encode import find_encoders;"
+        "jpeg, *others = find_encoders();"
+        "data = jpeg({'quality': 80}).encode(Frame(16, 16, 64, memoryview(bytes(1024)), 0));"
+        "print(data[:2].hex(), bool(jpeg.missing()), all(other.missing() for other in others))"
     )
     said = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
     )
-    assert said.stdout == "False /nonexistent\n"
+    assert said.stdout == "ffd8 False True\n"

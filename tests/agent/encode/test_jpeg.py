@@ -189,6 +189,81 @@ def test_what_did_not_change_is_kept_from_frame_to_frame() -> None:
     assert encoder.encode(other) == before
 
 
+def refined(encoder: JpegEncoder, frame: Frame) -> bytes:
+    encoder.is_refining = True
+    try:
+        return encoder.encode(frame)
+    finally:
+        encoder.is_refining = False
+
+
+def test_at_rest_a_picture_has_all_its_colours() -> None:
+    frame = frame_of(desktop(160, 100))
+    encoder = JpegEncoder({"quality": 80})
+    encoder.encode(frame)
+    at_rest = replace(frame, changed=frozenset())
+    assert_same(refined(encoder, at_rest), plain(frame, 95, subsampling=0))
+    assert encoder.quality == 95
+    assert_same(encoder.encode(at_rest), plain(frame, 80))
+    assert encoder.quality == 80
+
+
+def test_quality_does_not_sink_at_rest() -> None:
+    frame = frame_of(desktop(64, 64))
+    assert_same(refined(JpegEncoder({"quality": 98}), frame), plain(frame, 98, subsampling=0))
+
+
+def test_at_rest_only_what_changed_since_the_last_rest_is_encoded() -> None:
+    first, second = desktop(64, 96), noise(64, 96)
+    encoder = JpegEncoder({"quality": 80})
+    refined(encoder, frame_of(first))
+    mixed = first.copy()
+    for band in (1, 3):
+        mixed.paste(second.crop((0, 16 * band, 64, 16 * band + 16)), (0, 16 * band))
+        encoder.encode(replace(frame_of(mixed), changed=frozenset({band})))
+    # What is not told as changed shows whether it was looked at.
+    other = noise(64, 96)
+    other.paste(mixed.crop((0, 16, 64, 64)), (0, 16))
+    found = refined(encoder, replace(frame_of(other), changed=frozenset()))
+    if CAN_RESTART:
+        assert_same(found, plain(frame_of(mixed), 95, subsampling=0))
+    assert_same(refined(encoder, frame_of(second)), plain(frame_of(second), 95, subsampling=0))
+
+
+@pytest.mark.parametrize(("share", "is_sharp"), [(0.99, False), (1.01, True)])
+def test_at_rest_a_picture_is_not_sharper_than_the_line_takes_soon(
+    share: float, *, is_sharp: bool
+) -> None:
+    frame = frame_of(desktop(160, 100))
+    ordinary, sharp = plain(frame, 80), refined(JpegEncoder({"quality": 80}), frame)
+    for limit in ("rate", "max_frame"):
+        encoder = JpegEncoder({"quality": 80})
+        if limit == "rate":
+            encoder.rate = share * len(sharp) / 0.3
+        else:
+            encoder.max_frame = int(share * len(sharp))
+        found = refined(encoder, frame)
+        assert_same(found, sharp if is_sharp else ordinary)
+        assert encoder.quality == (95 if is_sharp else 80)
+        assert_same(refined(encoder, replace(frame, changed=frozenset())), found)
+
+
+def test_where_even_the_ordinary_picture_is_slow_none_is_sharpened() -> None:
+    frame = frame_of(desktop(160, 100))
+    encoder = JpegEncoder({"quality": 80})
+    encoder.rate = 1.0
+    refined(encoder, frame)
+    assert encoder._sharp is None
+
+
+def test_a_rest_leaves_the_next_change_brief() -> None:
+    frame = frame_of(desktop(64, 640))
+    encoder = JpegEncoder({"quality": 80})
+    encoder.encode(frame)
+    refined(encoder, replace(frame, changed=frozenset()))
+    assert encoder.is_brief(replace(frame, changed=frozenset({3})))
+
+
 def test_only_a_small_change_in_the_same_quality_is_brief() -> None:
     frame = frame_of(desktop(64, 640))
     few, many = replace(frame, changed=frozenset({3})), replace(frame, changed=frozenset(range(16)))

@@ -5,10 +5,13 @@ import os
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 
-from agent.capture.base import Capture, Changes
+from agent.capture.base import Capture, Changes, Frame
+from agent.encode.base import Encoder
 from agent.encode.jpeg import JpegEncoder
 from agent.stream import link as link_module
 from agent.stream.discover import Opened
@@ -16,15 +19,16 @@ from agent.stream.framelog import FrameLog
 from agent.stream.link import ALLOWED, LinkSession, State, adopt_link
 from agent.stream.link_app import codec_maker
 from agent.stream.reach import NoDisplayError
-from sessiond.errors import DisplayError, ProtocolError, SessiondError, UsageError
+from sessiond.errors import DisplayError, EncoderError, ProtocolError, SessiondError, UsageError
 from sessiond.transport.edge import EdgePoller
-from sessiond.wire.device import Type
+from sessiond.wire.device import Codec, Type
 from sessiond.wire.link import (
     Activate,
     Config,
     Credit,
     DeviceMessage,
     Failed,
+    Line,
     Pause,
     Ready,
     ToAgent,
@@ -56,7 +60,9 @@ class Linked(Daemon):
 
 
 @asynccontextmanager
-async def linked(capture: Capture | Exception) -> AsyncIterator[Linked]:
+async def linked(
+    capture: Capture | Exception, encoders: Sequence[type[Encoder]] = (JpegEncoder,)
+) -> AsyncIterator[Linked]:
     def open_display(_config: Config) -> Opened:
         if isinstance(capture, Exception):
             raise capture
@@ -73,7 +79,7 @@ async def linked(capture: Capture | Exception) -> AsyncIterator[Linked]:
         frames = FrameLog("", binary=False, frames=False)
         daemon.session = LinkSession(
             adopt_link(ours.detach()), poller, open_display,
-            codec_maker([JpegEncoder], ["framerate=100"]), frames,
+            codec_maker(encoders, ["framerate=100"]), frames,
         )  # fmt: skip
         stack.callback(daemon.session.close)
         yield daemon
@@ -177,6 +183,75 @@ async def test_stats_at_most_once_a_second() -> None:
         assert (daemon.stats[0].codec, daemon.stats[0].quality) == ("jpeg", 80)
         assert daemon.stats[1].size > 0
         assert daemon.stats[1].encode_ms > 0
+
+
+class Vp8(JpegEncoder):
+    """Says that it is one, and makes a single frame."""
+
+    name: ClassVar = "vp8"
+    codec: ClassVar = Codec.VP8
+    implementation = "a library"
+
+    def encode(self, frame: Frame) -> bytes:
+        if self.quality:
+            raise EncoderError("no film")
+        return super().encode(frame)
+
+
+@in_loop
+async def test_a_change_of_the_codec_is_told_at_once() -> None:
+    capture = ScriptedCapture()
+    async with linked(capture, [JpegEncoder, Vp8]) as daemon:
+        await daemon.configure(replace(CONFIG, codecs=("vp8",)))
+        await daemon.say(Activate(1, (Codec.MJPEG, Codec.VP8)), *(9 * [Credit()]))
+        await daemon.hear_types()
+        capture.draw()
+        assert await daemon.hear_types() == [Type.FORMAT, Type.DATA]
+        capture.draw()
+        await daemon.hear_types()
+        for serial in (2, 3):
+            await daemon.say(Activate(serial, (Codec.MJPEG,)), Credit())
+            await daemon.hear_types()
+        told = [(s.frames, s.codec, s.encoder, s.why) for s in daemon.stats]
+        assert told[:3] == [
+            (1, "vp8", "a library", ""),
+            (1, "jpeg", "", "vp8 failed: no film"),
+            (2, "jpeg", "", "the host does not decode vp8"),
+        ]
+
+
+@in_loop
+async def test_line_tells_what_the_way_to_the_host_takes() -> None:
+    async with linked(ScriptedCapture()) as daemon:
+        await daemon.configure(CONFIG)
+        assert daemon.session._running().pipeline.rate == 0
+        await daemon.say(Activate(1, (Codec.MJPEG,)), Line(5e5), Credit())
+        await daemon.hear_types()
+        assert daemon.session._running().pipeline.rate == 5e5
+        await daemon.say(Activate(2, (Codec.MJPEG,)), Credit())
+        await daemon.hear_types()
+        assert daemon.session._running().pipeline.rate == 5e5  # it is the same line
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "wanted", "warnings"),
+    [
+        ((), ("auto",), ("auto",), 0),
+        ((), ("vp8", "mjpeg"), ("vp8", "mjpeg"), 0),
+        ((), ("av1", "vp8"), ("vp8",), 1),
+        (("jpeg",), ("av1", "vp8"), ("jpeg",), 0),
+    ],
+)
+def test_codecs_of_the_command_line_stand_for_those_of_the_daemon(
+    ours: tuple[str, ...],
+    theirs: tuple[str, ...],
+    wanted: tuple[str, ...],
+    warnings: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    make = codec_maker([JpegEncoder, Vp8], wanted=ours)
+    assert make(replace(CONFIG, codecs=theirs)).wanted == wanted
+    assert len(caplog.records) == warnings
 
 
 @in_loop
@@ -334,7 +409,7 @@ async def test_daemon_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None
             await daemon.session.ended
 
 
-WORDS: Sequence[ToAgent] = (CONFIG, Activate(1, (1,)), Credit(), Pause())
+WORDS: Sequence[ToAgent] = (CONFIG, Activate(1, (1,)), Credit(), Line(1.0), Pause())
 
 
 @pytest.mark.parametrize(
@@ -399,5 +474,6 @@ def test_link_is_adopted_closed_on_exec_and_without_blocking() -> None:
 
 
 def test_options_of_the_daemon_come_after_those_of_the_command_line() -> None:
-    codecs = codec_maker([JpegEncoder], ["framerate=10"])(["quality=7", "framerate=20"])
+    config = replace(CONFIG, codec_options=("quality=7", "framerate=20"))
+    codecs = codec_maker([JpegEncoder], ["framerate=10"])(config)
     assert (codecs.framerate, codecs.options["quality"]) == (20, 7)

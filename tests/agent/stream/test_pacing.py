@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.stream.pacing import LONGEST_REST, REST, Pacing, Step
+from agent.stream.pacing import CLOSE, RESTS, SURE_RESTS, Pacing, Step
 
 INTERVAL = 10.0
 BEGIN = 1000.0  # a monotonic clock is far from 0 as a rule
@@ -71,7 +71,7 @@ STORIES: dict[str, Story] = {
         (1, "captured", [ENCODE]),
         (2, "encoded", []),
         (3, "sent", []),
-        (3.4, "time", []),
+        (3.2, "time", []),
     ],
     "a change after a rest is captured at once": [
         (0, "start", [CAPTURE]),
@@ -170,7 +170,7 @@ STORIES: dict[str, Story] = {
         (9.9, "sent", []),
         (10, "changed", [CAPTURE]),
         (10.1, "same", []),
-        (10.2, "time", []),
+        (10.15, "time", []),
         (20, "changed", [CAPTURE]),
         (21, "captured", [ENCODE]),
     ],
@@ -344,10 +344,6 @@ def repeat_to_the_end(pacing: Pacing) -> list[float]:
     return times
 
 
-RESTS = (REST, 2 * REST, 4 * REST, LONGEST_REST)
-"""Between the repetitions of a frame; the first is after the frame itself."""
-
-
 def repetitions(after: float) -> list[float]:
     return list(itertools.accumulate(RESTS, initial=after))[1:]
 
@@ -356,7 +352,7 @@ def test_the_last_of_frames_that_came_close_is_repeated_at_growing_distances() -
     pacing = started()
     last = BEGIN
     for number in range(4):
-        last = BEGIN + number * 0.9 * REST
+        last = BEGIN + number * 0.9 * CLOSE
         pacing.changed = True
         send_one(pacing, last)
     assert repeat_to_the_end(pacing) == pytest.approx(repetitions(last))
@@ -380,16 +376,33 @@ def test_a_frame_that_was_taken_slowly_is_repeated() -> None:
     assert repeat_to_the_end(pacing) == pytest.approx(repetitions(BEGIN + 0.02))
 
 
-def test_a_single_change_is_repeated_once_after_the_longest_rest() -> None:
+def test_a_change_that_ends_a_long_rest_is_repeated_soon_and_late() -> None:
+    pacing = started()
+    pacing.changed = True
+    send_one(pacing, BEGIN)
+    assert repeat_to_the_end(pacing) == [BEGIN + RESTS[0], BEGIN + RESTS[0] + RESTS[-1]]
+
+
+def test_single_changes_are_repeated_once_after_the_longest_rest() -> None:
     pacing = started()
     last = BEGIN
-    for number in range(4):
-        last = BEGIN + number * 1.1 * REST
+    pacing.changed = True
+    send_one(pacing, last)
+    send_one(pacing, last + RESTS[0], is_news=False)
+    for number in range(1, 4):
+        last = BEGIN + number * 1.1 * CLOSE
         pacing.changed = True
         send_one(pacing, last)
         assert steps(pacing, last) == []
-        assert pacing.wake_at == last + LONGEST_REST
-    assert repeat_to_the_end(pacing) == [last + LONGEST_REST]
+        assert pacing.wake_at == last + RESTS[-1]
+    assert repeat_to_the_end(pacing) == [last + RESTS[-1]]
+
+
+def test_where_nothing_is_dropped_two_repetitions_are_enough() -> None:
+    pacing = Pacing(0.01, rests=SURE_RESTS)
+    pacing.start()
+    send_one(pacing, BEGIN)
+    assert repeat_to_the_end(pacing) == [BEGIN + 0.3, BEGIN + 2.3]
 
 
 def test_a_change_takes_the_place_of_a_repetition() -> None:
@@ -398,9 +411,9 @@ def test_a_change_takes_the_place_of_a_repetition() -> None:
     send_one(pacing, due, is_news=False)
     # Close to the repetition, but not to news: it comes in place of the next one, no more.
     pacing.changed = True
-    send_one(pacing, due + 0.1)
+    send_one(pacing, due + 0.3)
     assert repeat_to_the_end(pacing) == pytest.approx(
-        [due + 0.1 + rest for rest in itertools.accumulate(RESTS[1:])]
+        [due + 0.3 + rest for rest in itertools.accumulate(RESTS[1:])]
     )
 
 
@@ -411,8 +424,8 @@ def test_a_change_when_a_repetition_is_due_counts_as_a_change() -> None:
     send_one(pacing, due)
     assert not pacing.is_repeat
     pacing.changed = True
-    send_one(pacing, due + REST / 2)
-    assert repeat_to_the_end(pacing) == pytest.approx(repetitions(due + REST / 2))
+    send_one(pacing, due + CLOSE / 2)
+    assert repeat_to_the_end(pacing) == pytest.approx(repetitions(due + CLOSE / 2))
 
 
 def test_what_is_captured_meanwhile_makes_no_repetition_of_the_frame_on_its_way() -> None:
@@ -437,17 +450,17 @@ def send_two_close(pacing: Pacing) -> float:
     pacing.changed = True
     send_one(pacing, BEGIN)
     pacing.changed = True
-    send_one(pacing, BEGIN + REST / 4)
-    assert steps(pacing, BEGIN + REST / 4) == []
-    assert pacing.wake_at == BEGIN + REST / 4 + REST
+    send_one(pacing, BEGIN + CLOSE / 4)
+    assert steps(pacing, BEGIN + CLOSE / 4) == []
+    assert pacing.wake_at == BEGIN + CLOSE / 4 + RESTS[0]
     return pacing.wake_at
 
 
 def test_a_change_that_is_none_leaves_the_repetition_as_it_was() -> None:
     pacing = started()
     due = send_two_close(pacing)
-    for number in range(2, 5):
-        now = BEGIN + number * REST / 4
+    for number in range(1, 4):
+        now = BEGIN + CLOSE / 4 + number * RESTS[0] / 4
         pacing.changed = True
         assert steps(pacing, now) == [CAPTURE]
         pacing.on_captured(usable=True, is_news=False)
@@ -501,6 +514,19 @@ def test_room_is_there_when_the_frame_has_left_and_there_is_credit() -> None:
     pacing.credit = 1
     assert pacing.maybe_room(BEGIN + 31) == 30
     assert pacing.maybe_room(BEGIN + 32) is None
+
+
+def test_a_newer_picture_waits_from_its_change_until_it_is_encoded() -> None:
+    pacing = Pacing(INTERVAL)
+    pacing.start()
+    found = [pacing.is_waiting]
+    steps(pacing, BEGIN)
+    found.append(pacing.is_waiting)
+    pacing.on_captured(usable=True)
+    found.append(pacing.is_waiting)
+    steps(pacing, BEGIN)
+    found.append(pacing.is_waiting)
+    assert found == [True, False, True, False]
 
 
 def test_room_of_an_ended_stream_is_not_asked_for() -> None:

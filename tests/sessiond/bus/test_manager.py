@@ -19,7 +19,7 @@ from sessiond.bus import access
 from sessiond.bus.access import Access
 from sessiond.bus.command import Commands
 from sessiond.bus.contract import find_contract
-from sessiond.bus.manager import Manager, codec_name
+from sessiond.bus.manager import Manager
 from sessiond.bus.paths import ROOT, session_path, user_path
 from sessiond.bus.session import SessionObject
 from sessiond.bus.user_agent import UserAgentObject
@@ -43,7 +43,7 @@ from sessiond.transport.bus import Bus, Call
 from sessiond.transport.bus_match import Match
 from sessiond.transport.dbus import Variant
 from sessiond.transport.objects import FAILED, ObjectServer
-from sessiond.wire.device import Codec
+from sessiond.wire.device import Codec, codec_name
 from tests.fixtures.bus import PrivateBus
 from tests.fixtures.loop import Signal, in_loop
 
@@ -102,6 +102,8 @@ SHOWN: Final = Status(
     agent_restarts=2,
     host_codecs=(Codec.H264, Codec.MJPEG, 99),
     codec=Codec.MJPEG,
+    encoder="libjpeg-turbo",
+    why="the host keeps up",
     width=1920,
     height=1080,
     next_retry=1_700_000_000.25,
@@ -121,6 +123,8 @@ OF_MANAGER: Final[dict[str, Any]] = {
     "HostAsking": True,
     "HostCodecs": ["h264", "mjpeg", "codec-99"],
     "Codec": "mjpeg",
+    "Encoder": "libjpeg-turbo",
+    "CodecReason": "the host keeps up",
     "Width": 1920,
     "Height": 1080,
     "AgentPID": 4711,
@@ -498,6 +502,8 @@ async def test_nothing_is_shown(address: str) -> None:
             "HostAsking": False,
             "HostCodecs": [],
             "Codec": "",
+            "Encoder": "",
+            "CodecReason": "",
             "Width": 0,
             "AgentPID": 0,
             "NextRetryUSec": 0,

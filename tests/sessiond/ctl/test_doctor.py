@@ -22,7 +22,7 @@ WELL = Findings(
     name="org.spice_space.Sessiond1", pid=4711, manager=MANAGER, front=BOB, has_logind=True,
     has_polkit=True, port="/dev/port", has_port=True, agent="spice-session-agent",
     agent_path="/usr/bin/spice-session-agent", channel="/dev/channel", has_channel=True,
-    channel_holder=4711, caller="alice", agents={"alice": 5, "bob": 6},
+    channel_holder=4711, caller="alice", agents={"alice": 5, "bob": 6}, has_pyav=True,
 )  # fmt: skip
 DEAD = replace(WELL, pid=0, manager=None, front=None, channel_holder=0, agents={})
 LONELY = replace(WELL, agents={})
@@ -37,7 +37,8 @@ ok port          the daemon has no complaint about it
 ok pause         nobody has paused the stream
 ok host          a client asks for a stream, and decodes mjpeg, vp8
 ok display       session c2, bob, x11 user, VT 8: :1, found by logind
-ok encoder       sends mjpeg, 1920x1080
+ok encoder       sends mjpeg (libjpeg-turbo), 1920x1080
+ok video codecs  PyAV is there, and stream.codec is auto
 ok host channel  /dev/channel is there, held by the daemon
 ok user agent    is connected: alice (pid 5), bob (pid 6)
 """
@@ -52,6 +53,7 @@ skip pause         not known while the daemon does not answer
 skip host          not known while the daemon does not answer
 skip display       not known while the daemon does not answer
 ok   encoder       /usr/bin/spice-session-agent is there; nothing is being encoded
+ok   video codecs  PyAV is there, and stream.codec is auto
 ok   host channel  /dev/channel is there
 skip user agent    not known while the daemon does not answer
 """
@@ -64,6 +66,9 @@ def told(reason: str, **properties: Any) -> Findings:  # noqa: ANN401
         "Codec": "", "HostAsking": True,
     }  # fmt: skip
     return replace(WELL, manager=MANAGER | values | properties, front=BOB | {"EnvSource": ""})
+
+
+STARTING = told("agent-starting", HostCodecs=["h264"])
 
 
 def test_all_is_well(capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,7 +116,15 @@ def test_the_daemon_does_not_run(capsys: pytest.CaptureFixture[str]) -> None:
         (told("agent-starting"), "display", SKIP, "starting"),
         (told("encoder-failed"), "encoder", FAIL, "So it is. Install an encoder"),
         (told("encoder-failed"), "display", SKIP, "back-off"),
-        (told("agent-starting", HostCodecs=["h264"]), "encoder", FAIL, "decodes h264"),
+        (replace(STARTING, has_pyav=False), "encoder", FAIL, "decodes h264"),
+        (STARTING, "encoder", OK, "the agent runs"),
+        (told("agent-starting", HostCodecs=["codec-9"]), "encoder", FAIL, "make h264, h265, mjpeg"),
+        (replace(WELL, has_pyav=False), "video codecs", OK, "MJPEG, too. Install python3-av"),
+        (replace(DEAD, codecs=("mjpeg",), has_pyav=False), "video codecs", OK, "PyAV is not"),
+        (replace(DEAD, codecs=("vp8",), has_pyav=False), "video codecs", FAIL, "is vp8, but PyAV"),
+        (replace(DEAD, codecs=("vp8", "mjpeg"), has_pyav=False), "video codecs", OK, "not there"),
+        (replace(DEAD, codecs=("h264", "vp8")), "video codecs", OK, "stream.codec is h264, vp8"),
+        (told("ok", HostCodecs=["mjpeg"]), "video codecs", OK, "but MJPEG. Where the client runs"),
         (told("agent-starting"), "encoder", OK, "the agent runs"),
         (replace(WELL, channel="off", has_channel=False), "host channel", OK, "is off"),
         (replace(WELL, has_channel=False), "host channel", OK, "no /dev/channel, by which"),

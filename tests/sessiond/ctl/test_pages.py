@@ -31,7 +31,7 @@ STATUS = """\
    In front: session c2, bob, x11 user, VT 8
       Shown: session c2, display :1 (found by logind)
        Host: asking; decodes mjpeg, vp8
-     Stream: mjpeg, 1920x1080, 25.0 frames/s
+     Stream: mjpeg (libjpeg-turbo), 1920x1080, 25.0 frames/s
        Sent: 64 frames, 33.1 kB
       Agent: pid 4711; ended unexpectedly 2 times
  Next retry: none
@@ -126,6 +126,16 @@ def test_status_in_trouble(capsys: pytest.CaptureFixture[str]) -> None:
     }  # fmt: skip
     sessions = {path: it | {"Shown": False} for path, it in SESSIONS.items()}
     assert printed(status_page(manager, sessions, NOW), capsys) == TROUBLE
+
+
+def test_status_says_why_it_is_this_codec(capsys: pytest.CaptureFixture[str]) -> None:
+    why = {"Codec": "vp8", "Encoder": "libvpx", "CodecReason": f"it takes 0.4 MB/s{ESCAPE}"}
+    text = printed(status_page(MANAGER | why, SESSIONS, NOW), capsys)
+    told = "vp8 (libvpx), 1920x1080, 25.0 frames/s, because it takes 0.4 MB/s"
+    assert f"Stream: {told}" in text
+    assert ESCAPE not in text
+    unknown = printed(status_page(MANAGER | {"Encoder": ""}, SESSIONS, NOW), capsys)
+    assert "Stream: mjpeg, 1920x1080, 25.0 frames/s\n" in unknown
 
 
 def test_status_of_an_empty_seat(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,8 @@ MANAGER: Final[dict[str, Any]] = {
     "HostAsking": True,
     "HostCodecs": ["mjpeg", "vp8"],
     "Codec": "mjpeg",
+    "Encoder": "libjpeg-turbo",
+    "CodecReason": "",
     "Width": 1920,
     "Height": 1080,
     "AgentPID": 4711,

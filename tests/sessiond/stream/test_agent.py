@@ -28,13 +28,14 @@ from sessiond.wire.link import (
     Stats,
     pack,
 )
-from tests.fixtures.loop import DEADLINE, Signal, in_loop
+from tests.fixtures.loop import DEADLINE, Clock, Signal, in_loop
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 # argv: the script as JSON, then --link-fd N. A step is ["send", hex], ["expect", message type],
-# ["close"], ["exit", status], ["ignore SIGTERM"] or ["hang"].
+# ["echo"], ["close"], ["exit", status], ["ignore SIGTERM"] or ["hang"]; an echo is a STATS with the
+# next LINE's rate as its frames.
 PROGRAM = """
 import json, signal, socket, struct, sys
 script = json.loads(sys.argv[1])
@@ -55,6 +56,15 @@ for verb, *rest in script:
         while kind != rest[0]:
             _, _, kind, size = struct.unpack("<BBHI", exactly(8))
             exactly(size)
+    elif verb == "echo":
+        kind = None
+        while kind != 0x8008:
+            _, _, kind, size = struct.unpack("<BBHI", exactly(8))
+            told = exactly(size)
+        stats = {"size": 0, "skipped": 0, "encode_ms": 0, "codec": "", "quality": 0}
+        stats |= {"frames": int(json.loads(told)["rate"]), "encoder": "", "why": ""}
+        body = json.dumps(stats).encode()
+        link.sendall(struct.pack("<BBHI", 1, 0, 0x8005, len(body)) + body)
     elif verb == "close":
         link.close()
     elif verb == "exit":
@@ -107,7 +117,7 @@ class Listener:
     def on_ready(self, agent: Agent, ready: Ready) -> None:
         assert not self.exits
         self.ready.append(ready)
-        agent.activate(1, (1,), quality=False)
+        agent.activate(1, (1, 3), quality=False)
         self.once_ready(agent)
 
     def on_message(self, agent: Agent, message: DeviceMessage) -> None:
@@ -120,6 +130,7 @@ class Listener:
         assert not self.exits
         assert agent.ready
         self.stats.append(stats)
+        self.signal.happened()
 
     def on_exit(self, agent: Agent, end: Exit) -> None:
         assert agent.key == "3"
@@ -229,6 +240,8 @@ async def test_frame_without_credit_is_the_end(answers: int) -> None:
         (pack(READY), "READY in state"),
         (pack(Serial(2)), "serial 2, though 1 is the newest"),
         (device.pack(device.QualityIndicator("q")), "QUALITY_INDICATOR"),
+        (device.pack(device.Format(1, 1, 2)), "codec 2, which the host does not decode"),
+        (device.pack(device.Format(1, 1, 0)), "codec 0, which the host does not decode"),
     ],
 )
 @in_loop
@@ -368,6 +381,37 @@ async def test_paused_agent_is_not_heard() -> None:
         assert agent.serial == 2
         await listener.end()
     assert listener.relayed == 2 * FORMAT
+
+
+@in_loop
+async def test_rate_of_the_line_is_told_when_it_is_news() -> None:
+    echo: Step = ["echo"]
+    async with started(*UNTIL_SHOWN, *(6 * [echo]), ["exit", 0]) as (agent, listener):
+        await listener.signal.until(lambda: bool(listener.messages))
+        clock = Clock()
+        for rate in (0.0, 1e6, 2e6):
+            agent.tell_line(rate)  # at first none is known; the third comes too soon
+        for rate in (1.19e6, 0.84e6, 0.83e6, 0.0, 0.0, 2e9):
+            clock.advance(module._LINE_INTERVAL)
+            agent.tell_line(rate)
+        await listener.signal.until(lambda: len(listener.stats) == 4)
+        for rate in (0.95e9, 0.0, 5e5):  # the first it knows
+            agent.pause()
+            agent.activate(agent.serial + 1, (1,), quality=False, rate=rate)
+        await listener.end()
+    told = [stats.frames for stats in listener.stats]
+    assert told == [1_000_000, 830_000, 0, 999_000_000, 0, 500_000]
+
+
+@in_loop
+async def test_stats_are_of_the_codec_in_use() -> None:
+    same, other = FORMAT, device.pack(device.Format(1920, 1080, 3))
+    words = [send(pack(STATS), same), send(other)]
+    kept: list[Stats | None] = []
+    async with started(*UNTIL_SHOWN, *words, ["exit", 0]) as (_, listener):
+        listener.answer = lambda agent, _message: kept.append(agent.stats)
+        await listener.end()
+    assert kept == [None, STATS, None]
 
 
 @in_loop

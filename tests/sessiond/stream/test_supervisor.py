@@ -26,7 +26,7 @@ from sessiond.transport.edge import EdgePoller
 from sessiond.wire import device
 from sessiond.wire.device import Capabilities, Data, Format, Role, StartStop
 from sessiond.wire.device_state import DeviceConnection
-from sessiond.wire.link import Config, LinkType, Ready, pack
+from sessiond.wire.link import Config, LinkType, Ready, Stats, pack
 from tests.fixtures.loop import Signal, in_loop, turns
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 BIG: Final = 4 << 20  # bytes of a frame that no socket holds
 SMALL: Final = 100
 FORMAT: Final = device.pack(Format(640, 480, 1))
+STATS: Final = pack(Stats(0, 0, 0, 0.0, "jpeg", 80, "libjpeg-turbo", "the host keeps up"))
 READY: Final = pack(Ready("logind", ":0", 640, 480))
 # argv: the size of its frames, --link-fd N. What is shown has a frame for each credit, but the
 # first only after SIGUSR1. It ends with its link, or by SIGKILL.
@@ -55,7 +56,7 @@ while piece := link.recv(4096):
         if kind == {int(LinkType.ACTIVATE)}:
             serial = json.loads(body)["serial"]
             message({int(LinkType.SERIAL)}, json.dumps({{"serial": serial}}).encode())
-            link.sendall(bytes.fromhex("{FORMAT.hex()}"))
+            link.sendall(bytes.fromhex("{FORMAT.hex()}{STATS.hex()}"))
         elif kind == {int(LinkType.CREDIT)}:
             is_told = is_told or bool(signal.sigwait([signal.SIGUSR1]))
             message({int(device.Type.DATA)}, bytes(size))
@@ -218,6 +219,40 @@ async def test_a_frame_of_the_session_before_gives_the_next_one_no_second_credit
             await it.read_frames(host, 4)
             assert (it.frames[0], set(it.frames[1:])) == (BIG, {SMALL})
             assert set(given[1:]) == {("small", 0)}
+
+
+@in_loop
+async def test_what_encodes_is_told_while_it_does() -> None:
+    async with around() as it:
+        with watching_host(it) as host:
+            await it.show_new("small")
+            await it.signal.until(lambda: bool(it.statuses[-1].why))
+            now = it.statuses[-1]
+            assert (now.codec, now.width) == (1, 640)
+            assert (now.encoder, now.why) == ("libjpeg-turbo", "the host keeps up")
+            host.send(it.device.send(StartStop(())))
+            await it.until_reason(Reason.HOST_NOT_ASKING)
+            now = it.statuses[-1]
+            assert (now.codec, now.encoder, now.why) == (0, "", "")
+
+
+@in_loop
+async def test_the_shown_agent_hears_how_fast_the_line_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[str, float]] = []
+
+    def tell(agent: Agent, rate: float) -> None:
+        told.append((agent.key, rate))
+        it.signal.happened()
+
+    monkeypatch.setattr(Agent, "tell_line", tell)
+    monkeypatch.setattr(Freshness, "guess", property(lambda _self: 1000.0 + len(told)))
+    async with around() as it:
+        with watching_host(it) as host:
+            await it.show_new("small")
+            os.kill(it.pids["small"], signal.SIGUSR1)
+            await it.read_frames(host, 1)
+            await it.signal.until(lambda: len(told) > 1)
+            assert told[:2] == [("small", 1000.0), ("small", 1001.0)]
 
 
 @in_loop

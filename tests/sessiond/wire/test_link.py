@@ -1,7 +1,9 @@
 """The link's messages: every field is checked, every size has a limit."""
 
 import json
+import math
 from contextlib import suppress
+from dataclasses import asdict
 
 import pytest
 from hypothesis import given
@@ -19,6 +21,7 @@ from sessiond.wire.link import (
     Config,
     Credit,
     Failed,
+    Line,
     LinkType,
     Pause,
     Ready,
@@ -37,17 +40,20 @@ TO_AGENT: list[ToAgent] = [
     Config("c1", 1000),
     Config(
         "3", 1000, 7, "seat0", (Candidate("logind", ":0", "/run/x", "00ff"),), (1, 2**31 - 1),
-        ("framerate=30",),
+        ("framerate=30",), codecs=("vp8", "jpeg"),
     ),
     Activate(1, (1, 2)),
     Activate(2**40, (), quality=True),
     Credit(),
+    Line(0.0),
+    Line(1.25e6),
     Pause(),
 ]  # fmt: skip
 TO_DAEMON: list[ToDaemon] = [
     Ready("logind", ":0", 1920, 1080, 7),
     Stats(30, 9_000_000, 2, 5.5, "jpeg"),
     Stats(30, 9_000_000, 2, 5.5, "jpeg", 70),
+    Stats(30, 90_000, 2, 5.5, "vp8", 0, "libvpx", "the host takes only 0.2 MB/s"),
     Failed("no-display-found", "nothing answers"),
     Serial(7),
 ]
@@ -73,7 +79,8 @@ def test_daemon_understands_an_agent(message: ToDaemon) -> None:
         (Type.CAPABILITIES, 1, "type 0x1"),
         (Type.START_STOP, 2, "type 0x4"),
         (Type.NOTIFY_ERROR, 4, "type 0x5"),
-        (0x8008, 0, "type 0x8008"),
+        (LinkType.LINE, 12, "type 0x8008"),
+        (0x8009, 0, "type 0x8009"),
         (Type.DATA, MAX_FRAME + 1, "frame of"),
         (Type.FORMAT, 11, "Wrong size"),
         (LinkType.STATS, MAX_BODY + 1, "STATS with"),
@@ -90,6 +97,7 @@ def test_header_that_the_daemon_does_not_send(kind: int, size: int) -> None:
         check_from_daemon(Header(kind, size))
 
 
+STATS = asdict(Stats(0, 0, 0, 0.0))
 READY = {"rule": "r", "display": ":0", "width": 1, "height": 1, "vt": 0}
 
 
@@ -110,8 +118,11 @@ READY = {"rule": "r", "display": ":0", "width": 1, "height": 1, "vt": 0}
         (LinkType.READY, READY | {"rule": None}),
         (LinkType.SERIAL, {"serial": 2**63}),
         (LinkType.SERIAL, {"serial": 1.5}),
-        (LinkType.STATS, {"frames": 0, "size": 0, "skipped": 0, "encode_ms": -1, "codec": ""}),
-        (LinkType.STATS, '{"frames":0,"size":0,"skipped":0,"encode_ms":NaN,"codec":""}'),
+        (LinkType.STATS, {k: v for k, v in STATS.items() if k != "why"}),
+        (LinkType.STATS, STATS | {"encode_ms": -1}),
+        (LinkType.STATS, STATS | {"encode_ms": math.nan}),
+        (LinkType.STATS, STATS | {"encoder": 1}),
+        (LinkType.STATS, STATS | {"why": "x" * (MAX_TEXT + 1)}),
     ],
 )
 def test_body_that_breaks_the_link(kind: LinkType, body: object) -> None:
@@ -129,6 +140,8 @@ def test_body_that_breaks_the_link(kind: LinkType, body: object) -> None:
         {"pids": [0]},
         {"pids": list(range(1, 5000))},
         {"uid": 2**32},
+        {"codecs": ["vp8"] * 17},
+        {"codecs": "auto"},
     ],
 )
 def test_config_that_the_daemon_cannot_mean(change: dict[str, object]) -> None:
@@ -136,6 +149,13 @@ def test_config_that_the_daemon_cannot_mean(change: dict[str, object]) -> None:
     data = json.dumps(json.loads(body) | change).encode()
     with pytest.raises(ProtocolError, match="CONFIG"):
         parse_from_daemon(Header(LinkType.CONFIG, len(data)), data)
+
+
+@pytest.mark.parametrize("rate", ["-1", "1e9", "NaN", "true", '"1"', "null"])
+def test_line_that_the_daemon_cannot_mean(rate: str) -> None:
+    data = f'{{"rate":{rate}}}'.encode()
+    with pytest.raises(ProtocolError, match=r"LINE\.rate"):
+        parse_from_daemon(Header(LinkType.LINE, len(data)), data)
 
 
 def test_text_for_a_log_has_no_control_characters() -> None:

@@ -13,6 +13,7 @@ from sessiond.wire.link import (
     Credit,
     DeviceMessage,
     Failed,
+    Line,
     Pause,
     Ready,
     Serial,
@@ -34,6 +35,7 @@ TO_AGENT: dict[Signal, ToAgent] = {
     Signal.CONFIG: Config("1", 0),
     Signal.ACTIVATE: Activate(9, (1,)),
     Signal.CREDIT: Credit(),
+    Signal.LINE: Line(1e6),
     Signal.PAUSE: Pause(),
 }
 SERIAL = 3

@@ -80,6 +80,18 @@ def test_shown_is_begun(outbox: Outbox) -> None:
     assert taken(outbox) == b"oldformat"
 
 
+def test_size_is_that_of_the_whole_message(outbox: Outbox) -> None:
+    outbox.put(Type.FORMAT, b"format")
+    outbox.put(Type.DATA, b"a frame")
+    outbox.peek()
+    outbox.advance(4)
+    assert (bytes(outbox.peek()), outbox.size) == (b"at", 6)
+    outbox.advance(2)
+    assert (bytes(outbox.peek()), outbox.size) == (b"a frame", 7)
+    outbox.resume(b"rest")
+    assert outbox.size == 4
+
+
 def test_has_frame(outbox: Outbox) -> None:
     steps = []
     outbox.put(Type.CURSOR_MOVE, b"m")
