@@ -199,7 +199,9 @@ def test_nobody_reads_what_it_has_said_before_its_end(tmp_path: Path) -> None:
 def test_nobody_reads_it_any_more(tmp_path: Path, *, is_said: bool) -> None:
     """Its terminal is hung up, at once."""
     with Witness(tmp_path / "witness") as witness:
-        code = f"exec 9>{witness.path}; trap 'echo hung up >&9; exit' HUP; echo begun; "
+        # A child that is just being forked may not hear of it.
+        trap = "trap 'echo hung up >&9; kill $!; exit' HUP"
+        code = f"exec 9>{witness.path}; {trap}; echo begun; "
         code += "while :; do echo x; done" if is_said else "sleep 1000 & wait"
         with piped("sh", "-c", code) as process:
             screen(process).wait(b"begun")
