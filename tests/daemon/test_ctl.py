@@ -30,7 +30,7 @@ NOBODY: Final = 65534
 # would be readable.
 AS_NOBODY: Final = f"""\
 import os, sys
-import sessiond.ctl.commands
+import sessiond.ctl.commands, sessiond.ctl.program
 from sessiond.ctl.__main__ import main
 os.setgroups([])
 os.setresgid({NOBODY}, {NOBODY}, {NOBODY})
