@@ -494,7 +494,7 @@ polkit.addRule(function(action, subject) {
 # The modules may lie where only root reads them: they are loaded first.
 AS_USER: Final = """\
 import os, sys
-import sessiond.ctl.execute, sessiond.ctl.program, sessiond.ctl.__main__
+import sessiond.ctl.execute, sessiond.ctl.interactive, sessiond.ctl.program, sessiond.ctl.__main__
 os.setresuid({uid}, {uid}, {uid})
 sys.exit(sessiond.ctl.__main__.main())
 """
