@@ -71,17 +71,18 @@ class Ends:
 
 @pytest.fixture
 def ends() -> Iterator[Ends]:
-    before = threading.active_count(), len(os.listdir("/proc/self/fd"))
+    # Another test may have left a thread that waits for its next work for ever (transport.drops).
+    threads, fds = set(threading.enumerate()), len(os.listdir("/proc/self/fd"))
     ends = Ends()
     yield ends
     for fd in vars(ends).values():
         fd.close()
-    for thread in threading.enumerate():
-        if thread is not threading.main_thread():
-            thread.join(20)
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(20)
     del ends
     gc.collect()  # what an error that was raised had to do with
-    assert (threading.active_count(), len(os.listdir("/proc/self/fd"))) <= before
+    assert set(threading.enumerate()) <= threads
+    assert len(os.listdir("/proc/self/fd")) <= fds
 
 
 def test_both_ways(ends: Ends) -> None:
