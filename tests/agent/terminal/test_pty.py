@@ -240,8 +240,10 @@ def test_a_hang_up_reaches_all_jobs(tmp_path: Path, number: signal.Signals) -> N
 
 def test_what_is_ignored_does_not_end_it() -> None:
     """As by nohup(1)."""
-    words = ["sh", "-c", 'trap "" HUP INT; exec "$@"', "sh", *PTY, "cat"]
+    begin = 'trap "" HUP INT; exec "$@"'
+    words = ["sh", "-c", begin, "sh", *PTY, "sh", "-c", "echo begun; exec cat"]
     with Window(words, extra=ENV) as shown:
+        shown.wait("begun")  # our terminal is raw now, and shows nothing of itself
         shown.type("before\r")
         shown.wait("before\r\nbefore")
         shown.process.send_signal(signal.SIGHUP)
