@@ -256,7 +256,7 @@ def test_what_is_ignored_does_not_end_it() -> None:
 
 def test_our_terminal_is_closed(tmp_path: Path) -> None:
     with Witness(tmp_path / "witness") as witness:
-        code = f"exec 9>{witness.path}; trap exit HUP; echo begun >&9; sleep 1000 & wait"
+        code = f"exec 9>{witness.path}; trap 'kill $!; exit' HUP; echo begun >&9; sleep 1000 & wait"
         master, terminal = os.openpty()
         with piped("sh", "-c", code, stdin=terminal) as process:  # which does not control us
             os.close(terminal)
