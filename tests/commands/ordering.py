@@ -164,6 +164,18 @@ def holdings(pid: int) -> tuple[int, int]:
     return len(os.listdir(f"/proc/{pid}/fd")), len(family(pid)) - 1
 
 
+def settle(orders: Orders, pid: int, before: tuple[int, int]) -> None:
+    """Wait until the agent holds no more: a command's process outlives its channel a little.
+
+    Others are run meanwhile: what is left behind by those before them does not go away.
+    """
+    for _ in range(1000):
+        if holdings(pid) == before:
+            return
+        orders.output("true")
+    raise AssertionError(f"{holdings(pid)} instead of {before}")
+
+
 def wait_count(witness: Witness, word: bytes, count: int) -> None:
     """Return when a word was told that often."""
     poll = select.poll()

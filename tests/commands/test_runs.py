@@ -17,7 +17,7 @@ from agent.user.running import GRACE
 from sessiond.errors import CommandError
 from sessiond.wire import rpc
 from tests.agent.user.daemon import Daemon, environment, start
-from tests.commands.ordering import Orders, holdings, null, pipe, send, wait_count
+from tests.commands.ordering import Orders, holdings, null, pipe, send, settle, wait_count
 from tests.fixtures.child import Child
 from tests.fixtures.deadmount import dead_mount
 from tests.fixtures.processes import family
@@ -388,7 +388,7 @@ def test_descriptors_that_nobody_takes(orders: Orders, agent: Child, nothing: in
         assert orders.output("echo", "well") == b"well\n"
         os.close(writer)
         assert os.read(reader, 1) == b""  # as soon as the last copy is closed
-    assert holdings(agent.pid) == before
+    settle(orders, agent.pid, before)
     del nothing
 
 
@@ -471,7 +471,7 @@ def test_200_at_once(orders: Orders, agent: Child) -> None:
             assert orders.ending(number) == (at % 7, 0)
         for ours, _ in pairs:
             ours.close()
-    assert holdings(agent.pid) == before
+    settle(orders, agent.pid, before)
 
 
 def test_200_that_lose_their_connection(
@@ -490,7 +490,7 @@ def test_200_that_lose_their_connection(
         orders = Orders(connection)
         # One that outlives GRACE: when it is gone, the others are waited for, too.
         orders.output("sleep", str(GRACE + 0.5))
-        assert holdings(agent.pid) == before
+        settle(orders, agent.pid, before)
 
 
 # Services.

@@ -13,7 +13,7 @@ from agent.user.running import GRACE
 from sessiond.errors import CommandError
 from tests.agent.qrexec.peer import STDIN, STDOUT, Gone, Peer
 from tests.agent.user.daemon import Daemon, environment, start
-from tests.commands.ordering import Orders, holdings, null, pipe, wait_count, wait_process
+from tests.commands.ordering import Orders, holdings, null, pipe, settle, wait_count, wait_process
 from tests.fixtures.child import Child
 from tests.fixtures.processes import family
 from tests.fixtures.witness import Witness
@@ -284,7 +284,7 @@ def test_200_at_once(orders: Orders, agent: Child) -> None:
         with peer:
             assert peer.result() == (b"%d\n" % at, b"", at % 7)
         assert orders.ending(number) == (at % 7, 0)
-    settle(orders, agent, before)
+    settle(orders, agent.pid, before)
 
 
 def test_200_that_lose_their_connection(daemon: Daemon, agent: Child, tmp_path: Path) -> None:
@@ -303,13 +303,4 @@ def test_200_that_lose_their_connection(daemon: Daemon, agent: Child, tmp_path: 
         for peer in peers:
             peer.close()
     with daemon.accept() as connection:
-        settle(Orders(connection), agent, before)
-
-
-def settle(orders: Orders, agent: Child, before: tuple[int, int]) -> None:
-    """Wait until the agent holds no more: a command's process outlives its channel a little."""
-    for _ in range(1000):
-        if holdings(agent.pid) == before:
-            return
-        orders.output("true")
-    raise AssertionError(f"{holdings(agent.pid)} instead of {before}")
+        settle(Orders(connection), agent.pid, before)

@@ -19,7 +19,7 @@ from sessiond.errors import CommandError
 from sessiond.transport.terminal_passing import receive_master
 from tests.agent.qrexec.services import ME
 from tests.agent.user.daemon import Daemon, environment, start
-from tests.commands.ordering import Orders, holdings, null, pipe
+from tests.commands.ordering import Orders, holdings, null, pipe, settle
 from tests.fixtures.child import ROOT
 from tests.fixtures.qrexec import Agent, Host
 from tests.fixtures.screen import Screen
@@ -337,7 +337,7 @@ def test_nothing_is_left_of_a_hundred(orders: Orders, agent: Child) -> None:
             orders.signal(number, signal.SIGHUP)
             assert orders.ending(number) == (129, 1)
     said(orders, "true")
-    assert holdings(agent.pid) == before
+    settle(orders, agent.pid, before)
     terminals = [
         os.readlink(f"/proc/{agent.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{agent.pid}/fd")
     ]
