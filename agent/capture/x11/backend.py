@@ -9,9 +9,9 @@ from Xlib import X, error
 from Xlib.display import Display
 from Xlib.ext import ge, randr, xinput
 
+from agent.capture.bands import all_bands, differing, pieces, touched
 from agent.capture.base import BAND, MAX_SIDE, Capture, Changes, Cursor, Frame
 from agent.capture.x11 import cursor, damage
-from agent.capture.x11.bands import all_bands, differing, pieces, touched
 from agent.capture.x11.cursor import CursorWatch
 from agent.capture.x11.damage import DamageWatch, MotionWatch
 from agent.capture.x11.display import HAS_VT, has_vt, lost_display, open_display

@@ -5,8 +5,8 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.capture.bands import _NEAR, all_bands, differing, pieces, touched
 from agent.capture.base import BAND, merged
-from agent.capture.x11.bands import _NEAR, all_bands, differing, pieces, touched
 
 ROWS = st.tuples(st.integers(-40, 200), st.integers(1, 90)).map(lambda it: (it[0], sum(it)))
 
