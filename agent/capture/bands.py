@@ -13,6 +13,30 @@ _memcmp: Final = ctypes.CDLL(None).memcmp
 _memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 
 
+class _Buffer(ctypes.Structure):
+    """Py_buffer (docs.python.org, "Buffer Protocol"), which has been as it is since Python 3.3."""
+
+    _fields_ = (
+        ("buf", ctypes.c_void_p),
+        ("obj", ctypes.c_void_p),
+        ("len", ctypes.c_ssize_t),
+        ("itemsize", ctypes.c_ssize_t),
+        ("readonly", ctypes.c_int),
+        ("ndim", ctypes.c_int),
+        ("format", ctypes.c_char_p),
+        ("shape", ctypes.c_void_p),
+        ("strides", ctypes.c_void_p),
+        ("suboffsets", ctypes.c_void_p),
+        ("internal", ctypes.c_void_p),
+    )
+
+
+_get_buffer: Final = ctypes.pythonapi.PyObject_GetBuffer
+_get_buffer.argtypes = (ctypes.py_object, ctypes.POINTER(_Buffer), ctypes.c_int)
+_release_buffer: Final = ctypes.pythonapi.PyBuffer_Release
+_release_buffer.argtypes = (ctypes.POINTER(_Buffer),)
+
+
 def all_bands(height: int) -> set[int]:
     """Return the numbers of all bands of a picture of ``height`` pixel rows."""
     return set(range(-(-height // BAND)))
@@ -43,15 +67,25 @@ def differing(
 ) -> frozenset[int]:
     """Return those of ``bands`` whose bytes are not the same in both pictures.
 
-    Both are writable and of the same size, with rows of ``stride`` bytes.
+    Both are of the same size, with rows of ``stride`` bytes; either may be read-only.
     """
     # memoryview's own comparison goes item by item, some sixty times slower.
-    first, second = (ctypes.c_char.from_buffer(view) for view in (one, other))
-    at, at_other = ctypes.addressof(first), ctypes.addressof(second)
-    size, end = BAND * stride, len(one)
+    at, at_other = address(one), address(other)
+    size, end = BAND * stride, min(one.nbytes, other.nbytes)
     starts = ((band, band * size) for band in bands)
     return frozenset(
         band
         for band, start in starts
         if _memcmp(at + start, at_other + start, min(size, end - start))
     )
+
+
+def address(view: memoryview) -> int:
+    """Return where in memory ``view`` begins, which holds for as long as there is the view.
+
+    ctypes' own ``from_buffer`` refuses what is read-only.
+    """
+    buffer = _Buffer()
+    _get_buffer(view, buffer, 0)  # PyBUF_SIMPLE: bytes, one after the other
+    _release_buffer(buffer)
+    return buffer.buf or 0
