@@ -1,0 +1,209 @@
+"""A real GNOME compositor without a screen: mutter, PipeWire and WirePlumber on a bus of their own.
+
+They refuse to be shared by users, and some refuse to be root: where the tests are root's, all of
+it is nobody's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import selectors
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+
+from Xlib.display import Display
+
+from tests.fixtures.bus import PrivateBus
+from tests.fixtures.processes import DIE_WITH_PARENT, FixtureError, end_process
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from types import TracebackType
+
+PATIENCE: Final = 20.0  # seconds until it is up
+LOG_SHOWN: Final = 8192  # bytes of a log in an error message
+
+# mutter ends with its program, and that with us: mutter gives it no stdin.
+_PROGRAM: Final = 'echo "$WAYLAND_DISPLAY $DISPLAY $XAUTHORITY"; exec cat "$XDG_RUNTIME_DIR/stay"'
+# As systemd hands a socket on: what connects before PipeWire reads is not refused.
+_WITH_SOCKET: Final = "exec 3<&{}; LISTEN_FDS=1 LISTEN_PID=$$ exec pipewire"
+# Links between streams, and no devices: those ask logind, which is not there.
+_POLICY: Final = ("wireplumber", "-c", "policy.conf")
+
+
+class Mutter:
+    """A compositor that takes clients, and may be recorded, when the constructor returns.
+
+    MONITORS are the sizes of its virtual monitors in pixels, from left to right. ``run`` stands
+    for ``/run``: ``runtime``, the runtime directory of ``uid``, is in it, with the sockets of the
+    message bus (``bus``), of PipeWire (``pipewire-0``) and of mutter (``wayland``). ``display`` is
+    Xwayland's, which starts when somebody connects; ``xauthority`` its cookie file.
+    """
+
+    def __init__(
+        self, *monitors: tuple[int, int], wireplumber: bool = True, pipewire: bool = True
+    ) -> None:
+        self._resources = contextlib.ExitStack()
+        self.monitors = monitors or ((1280, 720),)
+        nobody = pwd.getpwnam("nobody")
+        self.uid = os.getuid() or nobody.pw_uid
+        self.run = Path(self._resources.enter_context(tempfile.TemporaryDirectory(prefix="run-")))
+        self.run.chmod(0o755)
+        self.runtime = self.run / "user" / str(self.uid)
+        self.runtime.mkdir(parents=True)
+        self.runtime.chmod(0o700)
+        become = (f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups")
+        os.mkfifo(self.runtime / "stay")
+        stay = os.open(self.runtime / "stay", os.O_RDWR | os.O_CLOEXEC)
+        self._resources.callback(os.close, stay)
+        self._prefix = (*DIE_WITH_PARENT, *(() if os.getuid() else become))
+        self._log = os.memfd_create("mutter-log")
+        self._resources.callback(os.close, self._log)
+        try:
+            bus = self._resources.enter_context(PrivateBus())
+            path = bus.address.partition("path=")[2].partition(",")[0]
+            (self.runtime / "bus").symlink_to(path)
+            if pipewire:
+                self._start_pipewire()
+            if wireplumber:
+                self.wireplumber = self.start(_POLICY)
+            self._give_away()
+            self.start_mutter()
+        except BaseException:
+            self._resources.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What its programs have in their environment."""
+        return {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "HOME": str(self.runtime),
+            "XDG_RUNTIME_DIR": str(self.runtime),
+            "DBUS_SESSION_BUS_ADDRESS": f"unix:path={self.runtime}/bus",
+            "GSETTINGS_BACKEND": "memory",
+        }
+
+    @property
+    def pid(self) -> int:
+        """The compositor's process id."""
+        return self.process.pid
+
+    @property
+    def log(self) -> str:
+        """The last that its programs wrote to their logs."""
+        size = os.fstat(self._log).st_size
+        return os.pread(self._log, LOG_SHOWN, max(0, size - LOG_SHOWN)).decode(errors="replace")
+
+    @contextlib.contextmanager
+    def as_its_user(self) -> Iterator[None]:
+        """Be the user ``uid``, with every thread."""
+        before = os.geteuid()
+        os.seteuid(self.uid)
+        try:
+            yield
+        finally:
+            os.seteuid(before)
+
+    @contextlib.contextmanager
+    def x_display(self) -> Iterator[Display]:
+        """Connect to Xwayland."""
+        before = os.environ.get("XAUTHORITY")
+        os.environ["XAUTHORITY"] = self.xauthority
+        try:
+            display = Display(self.display)
+        finally:
+            del os.environ["XAUTHORITY"]
+            if before is not None:
+                os.environ["XAUTHORITY"] = before
+        with contextlib.closing(display):
+            yield display
+
+    def start(
+        self,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        fds: Sequence[int] = (),
+    ) -> subprocess.Popen[bytes]:
+        """Start COMMAND as ``uid``; it ends with this object at the latest."""
+        try:
+            process = subprocess.Popen(
+                [*self._prefix, *command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                env={**self.environment, **(environment or {})},
+                pass_fds=fds,
+            )
+        except OSError as error:
+            raise FixtureError(f"cannot start {command[0]}: {error}") from error
+        self._resources.callback(_end, process)
+        return process
+
+    def start_mutter(self) -> None:
+        """Start the compositor; one that was there has ended."""
+        monitors = [f"--virtual-monitor={width}x{height}" for width, height in self.monitors]
+        command = ("mutter", "--headless", "--wayland", *monitors, "--", "sh", "-c", _PROGRAM)
+        self.process = self.start(command)
+        answer = self._read_answer().split()
+        if len(answer) != 3:
+            raise FixtureError(f"mutter did not start: {self.log}")
+        self.wayland = str(self.runtime / answer[0])
+        self.display, self.xauthority = answer[1:]
+
+    def kill_mutter(self) -> None:
+        """End the compositor as a crash would, and wait until it is gone."""
+        self.process.kill()
+        _end(self.process)
+
+    def close(self) -> None:
+        """End everything."""
+        self._resources.close()
+
+    def _start_pipewire(self) -> None:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(self.runtime / "pipewire-0"))
+            listener.listen()
+            script = _WITH_SOCKET.format(listener.fileno())
+            self._give_away()
+            self.pipewire = self.start(("sh", "-c", script), fds=(listener.fileno(),))
+
+    def _give_away(self) -> None:
+        for path in (self.runtime, *self.runtime.iterdir()):
+            os.chown(path, self.uid, -1, follow_symlinks=False)
+
+    def _read_answer(self) -> str:
+        assert self.process.stdout
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.process.stdout, selectors.EVENT_READ)
+            # One line, written at once.
+            ready = selector.select(PATIENCE)
+        return os.read(self.process.stdout.fileno(), 512).decode() if ready else ""
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End PROCESS if it runs, and close its ends."""
+    assert process.stdin
+    assert process.stdout
+    process.stdin.close()
+    if process.poll() is None:
+        process.terminate()
+    end_process(process)
+    process.stdout.close()
