@@ -8,6 +8,7 @@ from typing import Final
 
 MAX_SIDE: Final = 8192  # pixels; what the product promises, and 256 MiB of shared memory
 SLOTS: Final = 2  # one frame is captured while the other is encoded
+OPENING: Final = 2.0  # seconds in which whoever shows the screen has to let us in
 BAND: Final = 16  # pixel rows, counted from the top: what changed is told in bands of these
 
 
@@ -116,5 +117,6 @@ class Capture(abc.ABC):
 OpenCapture = Callable[[str], Capture]
 """Opens a display by its name (``:0``; what a name is depends on the back-end).
 
-Raises DisplayError with the display and what is wrong with it.
+Raises DisplayError with the display and what is wrong with it; also when it has not answered for
+``OPENING`` seconds, but for an X display, for which its caller sees to that.
 """

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 import pytest
 from PIL import Image
 
-from agent.capture import NAMES, find_backend
 from agent.capture.base import Changes
 from agent.capture.pattern import PatternCapture, open_pattern
-from sessiond.errors import DisplayError, UsageError
+from sessiond.errors import DisplayError
 from sessiond.transport.fds import OwnedFd
 
 
@@ -84,15 +83,3 @@ def test_has_nothing_but_pictures() -> None:
     assert capture.unavailable == ""
     assert capture.outputs() == ()
     assert capture.pointer() == (0, 0)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_back_ends_can_be_found(name: str) -> None:
-    assert callable(find_backend(name))
-
-
-def test_no_such_back_end() -> None:
-    with pytest.raises(
-        UsageError, match=r"^no capture back-end 'wayland'; there are x11, pattern$"
-    ):
-        find_backend("wayland")
