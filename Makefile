@@ -12,8 +12,8 @@ E2E ?= 3
 UNIT ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit e2e test-commands test-codecs fuzz bench bench-check deb \
-    test-debian test-deb test-system test-vm docs constraints clean
+.PHONY: help setup demo test lint unit e2e test-commands test-codecs test-screens fuzz bench \
+    bench-check deb test-debian test-deb test-system test-vm docs constraints clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -50,10 +50,13 @@ test-commands: setup ## whole agents of commands: hundreds at once, peers that v
 test-codecs: setup ## video codecs, from an X server to a real SPICE client's decoders
 	$(PYTEST) -q -n $(E2E) --dist load tests/codecs
 
+test-screens: setup packages-screens ## Wayland compositors, to a real SPICE client
+	$(PYTEST) -q -n $(E2E) --dist loadfile tests/screens
+
 fuzz: setup ## any bytes at all for the decoders of what strangers send (FUZZ="qga --runs 100000")
 	$(BIN)/python -m tests.fuzz $(FUZZ)
 
-bench: setup packages-bench ## speed and memory beside floor and goals (BENCH=--short, PEER=PROGRAM)
+bench: setup packages-bench packages-screens ## speed and memory beside floor and goals (BENCH=--short, PEER=PROGRAM)
 	$(BIN)/python -m tests.bench $(BENCH) $(if $(PEER),--peer '$(PEER)')
 
 bench-check: setup packages-bench ## has a cost grown by a fifth? (CHECK=--keep: this is the measure now)
