@@ -6,10 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from sessiond.errors import DisplayError
+
 MAX_SIDE: Final = 8192  # pixels; what the product promises, and 256 MiB of shared memory
 SLOTS: Final = 2  # one frame is captured while the other is encoded
 OPENING: Final = 2.0  # seconds in which whoever shows the screen has to let us in
 BAND: Final = 16  # pixel rows, counted from the top: what changed is told in bands of these
+
+
+class UnsupportedError(DisplayError):
+    """The display is there, and has nothing by which a back-end of this kind could capture it."""
 
 
 class Changes(enum.Flag):
@@ -117,6 +123,7 @@ class Capture(abc.ABC):
 OpenCapture = Callable[[str], Capture]
 """Opens a display by its name (``:0``; what a name is depends on the back-end).
 
-Raises DisplayError with the display and what is wrong with it; also when it has not answered for
+Raises DisplayError with the display and what is wrong with it, of it UnsupportedError for one that
+is for another back-end, as a compositor without the protocol is; also when it has not answered for
 ``OPENING`` seconds, but for an X display, for which its caller sees to that.
 """
