@@ -22,6 +22,7 @@ MAX_FILE: Final = 1 << 20  # bytes; a configuration has a few hundred
 MAX_SOCKET_PATH: Final = 107
 """Bytes: sockaddr_un has room for 108, the NUL at the end among them (unix(7))."""
 
+_BACKENDS: Final = ("x11", "wlroots", "mutter", "kwin", "kms")
 _MAX_ENCODERS: Final = 16  # names, of a handful that there are
 
 Value = str | int | float | bool | tuple[str, ...]
@@ -83,6 +84,17 @@ def _encoder(value: object) -> str:
     if not re.fullmatch(r"[\w.-]{1,64}", name, re.ASCII):
         raise ValueError
     return name
+
+
+def _backends(value: object) -> Value:
+    if value == "auto":
+        return "auto"
+    names = _texts(value)
+    if not names or len(set(names)) < len(names) or not set(names).issubset(_BACKENDS):
+        raise ValueError
+    if "kms" in names[:-1]:  # what it shows is never refused: nothing would come after it
+        raise ValueError
+    return names
 
 
 def _one_of(*names: str) -> Callable[[object], str]:
@@ -154,6 +166,10 @@ def _few(value: object) -> int:
     return value
 
 
+_BACKENDS_ALLOWED: Final = (
+    f'"auto", or a list of different names of {", ".join(_BACKENDS)}, with kms at its end'
+)
+
 KEYS: Final[Mapping[str, Key]] = {
     "seat": Key("seat0", _text, "a seat's name", "the seat that is followed"),
     "bus.address": Key(
@@ -216,6 +232,47 @@ KEYS: Final[Mapping[str, Key]] = {
         "a whole number from 0 to 64",
         "how many agents of sessions that were shown before stay, paused, for a quick switch back",
         is_live=True,
+    ),
+    "capture.order": Key(
+        "auto",
+        _backends,
+        _BACKENDS_ALLOWED,
+        "what captures users' sessions: the first of these that the session's type has and that "
+        "works",
+        is_live=True,
+    ),
+    "capture.greeter_order": Key(
+        "auto",
+        _backends,
+        _BACKENDS_ALLOWED,
+        "the same for greeters and for lock screens that are sessions of their own",
+        is_live=True,
+    ),
+    "capture.console_order": Key(
+        "auto",
+        _backends,
+        _BACKENDS_ALLOWED,
+        "the same for text sessions, and for virtual terminals without a session",
+        is_live=True,
+    ),
+    "capture.kms": Key(
+        "auto",
+        _one_of("auto", "all", "off"),
+        '"auto", "all" or "off"',
+        "whose picture may be read from the graphics card, past what the desktop would say to "
+        "that: everybody's but that of users' Wayland sessions of GNOME, of KDE and of no name; "
+        "everybody's; nobody's",
+        is_live=True,
+    ),
+    "capture.kms_socket": Key(
+        "/run/spice-sessiond/kms.sock",
+        _path,
+        "the path of a Unix socket",
+        "where the helper is that reads the graphics card",
+        is_live=True,
+    ),
+    "capture.cards": Key(
+        "/dev/dri", _file, "an absolute path", "the folder of the graphics cards' devices"
     ),
     "switch.auto": Key(
         "off",

@@ -23,7 +23,8 @@ from sessiond.helper.keep import describe_records, restore_records
 from sessiond.helper.life import Lives
 from sessiond.helper.records import RecordRefusedError, Records, Told, is_bare
 from sessiond.logind.autoswitch import choose, has_ended
-from sessiond.logind.decide import Policy, decide
+from sessiond.logind.decide import Policy, decide, with_console
+from sessiond.logind.routes import Capture
 from sessiond.model import Counters, Decision, Event, Reason, SeatFacts, State, Status
 from sessiond.transport.fds import OwnedFd
 from sessiond.wire.device import codec_name
@@ -41,10 +42,12 @@ ON_SESSION_END: Final = "on-session-end"
 class Parts:
     """What it calls.
 
-    ``show(decision, facts)`` makes the stream follow; ``configure(config)`` is called for every
+    ``show(decision, facts)`` makes the stream follow, of a console that is among the sessions of
+    these facts alone, too; ``configure(config)`` is called for every
     configuration but the first; ``load()`` reads the configuration anew or raises UsageError.
     ``activate(session_id)``, ``switch_to(vt)`` and ``session_of(pid)`` are logind's; ``vt()`` is
-    the VT in front. ``restart_agent`` returns whether there was one to restart.
+    the VT in front, ``has_card()`` whether there is a graphics card. ``restart_agent`` returns
+    whether there was one to restart.
     ``on_change(before)`` is called after every change, with the facts that were known before;
     ``on_news`` when State or Reason changed; ``on_record(session_id, display)`` when a helper has
     named one. ``spawn`` runs a coroutine in a task that somebody owns.
@@ -62,6 +65,7 @@ class Parts:
     on_news: Callable[[Status], None]
     on_record: Callable[[str, str], None]
     vt: Callable[[], int]
+    has_card: Callable[[], bool]
     spawn: Callable[[Coroutine[object, object, None]], object]
 
 
@@ -118,6 +122,10 @@ class SeatControl:
     def on_proven(self, sessions: frozenset[str]) -> None:
         """Take which sessions have a display on their VT."""
         self._proven = sessions
+        self._update()
+
+    def on_cards(self) -> None:
+        """Take that there is a graphics card now, or none any more."""
         self._update()
 
     def on_record(self, told: Told, pid: int, settle: Callable[[str], None]) -> str | None:
@@ -226,7 +234,8 @@ class SeatControl:
         self._history.append(Event(time.time(), replace(now, text=text)))
 
     def _update(self) -> None:
-        said = replace(self._said, proven=self._proven)
+        has_card = self._parts.has_card()
+        said = replace(self._said, proven=self._proven, has_card=has_card)
         before, self.facts = self.facts, self._records.join(said, self._parts.vt())
         facts = self.facts
         # A logind that restarts knows its sessions again; a helper's VT may be another user's next.
@@ -245,10 +254,10 @@ class SeatControl:
         self._wake()
 
     def _decide(self) -> None:
-        policy = self._policy()
-        decision = decide(self._in_front(), policy)
+        facts = with_console(self._in_front())
+        decision = decide(facts, self._policy())
         log.debug("decided: %s", decision)
-        self._parts.show(decision, self.facts)
+        self._parts.show(decision, facts)
 
     def _in_front(self) -> SeatFacts:
         front = self.facts.sessions.get(self.facts.active)
@@ -259,6 +268,12 @@ class SeatControl:
             deny_users=frozenset(self._config.texts("stream.deny_users")),
             is_enabled=self.is_enabled,
             paused=MappingProxyType(self._paused),
+            capture=Capture(
+                order=self._config.texts("capture.order"),
+                greeter_order=self._config.texts("capture.greeter_order"),
+                console_order=self._config.texts("capture.console_order"),
+                kms=self._config.text("capture.kms"),
+            ),
         )
 
     # What is asked.

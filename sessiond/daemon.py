@@ -19,6 +19,7 @@ from sessiond.config import Config
 from sessiond.control import Parts as ControlParts
 from sessiond.control import SeatControl
 from sessiond.displays.candidates import candidates, has_x_server, session_pids
+from sessiond.displays.cards import Cards
 from sessiond.errors import RequestError, SessiondError
 from sessiond.helper.keep import restore_connections
 from sessiond.helper.listener import SocketTakenError, take_listener
@@ -26,12 +27,12 @@ from sessiond.helper.origin import Origin
 from sessiond.helper.records import Told
 from sessiond.helper.server import HelperServer
 from sessiond.logind.client import LogindClient
-from sessiond.model import Decision, SeatFacts, Session, Status, UserAgent
+from sessiond.model import NOBODY, Decision, SeatFacts, Session, Status, UserAgent
 from sessiond.notify import Notifier
 from sessiond.scope import move_to_scope
 from sessiond.stream.agent import AgentStart
 from sessiond.stream.keep import describe, restore
-from sessiond.stream.launch import NOBODY, Identity, drop_privileges, environment, identify
+from sessiond.stream.launch import Identity, drop_privileges, environment, identify
 from sessiond.stream.reconcile import PLACEHOLDER
 from sessiond.stream.supervisor import Parts, Settings, Supervisor
 from sessiond.transport.aside import run_aside
@@ -128,6 +129,7 @@ class Daemon:
             self._control.close()
             self._logind.close()
             self._vt.close()
+            self._cards.close()
             new_displays.close()
             self._users.close()
             kept = await self._supervisor.close()
@@ -138,6 +140,7 @@ class Daemon:
         config = self._config
         self._control = control = SeatControl(config)
         self._vt = VtFile(config.text("vt.active"), poller, control.on_vt)
+        self._cards = Cards(config.text("capture.cards"), poller, control.on_cards)
         self._logind = LogindClient(bus, config.text("seat"), self._on_facts)
         self._supervisor = Supervisor(
             Parts(
@@ -167,6 +170,7 @@ class Daemon:
                 on_news=self._on_news,
                 on_record=self._supervisor.on_record,
                 vt=lambda: self._vt.number,
+                has_card=lambda: self._cards.are_there,
                 spawn=self._spawn,
             ),
         )

@@ -40,6 +40,27 @@ class Session:
     active: bool = False
     locked: bool = False
 
+    @property
+    def is_console(self) -> bool:
+        """Whether it is no session of logind's, but what a VT without one shows."""
+        return self.cls == CONSOLE
+
+
+CONSOLE: Final = "console"  # logind has no class of that name
+NOBODY: Final = 65534  # the account of what needs no rights
+
+
+def console(seat: str, vt: int) -> Session:
+    """Return what stands for a VT in front that no session is active on, as if it were one.
+
+    So it can be shown like one. It is in no list of sessions, and nobody's: ``path`` is "". The
+    id is like none of logind's, nor of a helper's without logind.
+    """
+    return Session(
+        id=f"tty{vt}", path="", uid=NOBODY, gid=NOBODY, seat=seat, vt=vt, type="tty",
+        cls=CONSOLE, state="active", tty=f"tty{vt}", active=True,
+    )  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeatFacts:
@@ -47,7 +68,8 @@ class SeatFacts:
 
     ``sessions`` holds every session by id, those of other seats and of no seat too. ``active`` is
     the id of the session in front, "" for none. ``vt`` is the VT in front, 0 when unknown.
-    ``proven`` holds the ids of the sessions of type tty that have an X display on their own VT.
+    ``proven`` holds the ids of the sessions of type tty that have a display on their own VT.
+    ``has_card``: there is a graphics card whose picture could be read.
     """
 
     seat: str
@@ -58,6 +80,7 @@ class SeatFacts:
     active: str = ""
     vt: int = 0
     proven: frozenset[str] = frozenset()
+    has_card: bool = False
 
 
 class State(StrEnum):
@@ -139,20 +162,29 @@ class Decision:
     Either ``session`` is its id, ``reason`` None and ``text`` "", or ``session`` is "", and
     ``reason`` and ``text`` (a sentence for a person, with the remedy where there is one) say why.
     ``probe`` is the id of a session that would be shown if a display were proven on its VT.
+    ``route`` names the back-ends that may capture either, the first to be tried first; "kms", which
+    an agent of its own kind does, is always the last. The session can be a ``console``.
+    ``remedy`` is the sentence to end with where each of them has failed, "" for none.
     """
 
     session: str
     reason: Reason | None = None
     text: str = ""
     probe: str = ""
+    route: tuple[str, ...] = ()
+    remedy: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Display:
-    """An X display that an agent has open, such as ``:0``, and the rule that found it."""
+    """What an agent has open, such as ``:0`` or ``wayland-1``, and the rule that found it.
+
+    ``backend`` is what captures it, such as "x11".
+    """
 
     name: str
     rule: str
+    backend: str = "x11"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +200,8 @@ class Counters:
 class Status:
     """What the stream does and why: what D-Bus, the journal and the history tell.
 
-    ``session`` is the id of the session that is to be shown, "" for none. ``codec`` to
+    ``session`` is the id of the session that is to be shown, "" for none and for a console.
+    ``backend`` is what captures it, or that, such as "x11"; "" while nothing does. ``codec`` to
     ``height`` are those of the stream that is being sent; ``encoder`` is what makes it, such as
     "libvpx", and ``why`` a clause that says why it is this codec, "" where the configuration
     does; both are "" while its agent does not say. ``next_retry`` is the seconds since 1970
@@ -182,6 +215,7 @@ class Status:
     agent_pid: int = 0
     agent_restarts: int = 0
     host_codecs: tuple[int, ...] = ()
+    backend: str = ""
     codec: int = 0
     width: int = 0
     height: int = 0

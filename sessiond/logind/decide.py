@@ -1,15 +1,19 @@
 """Which session is shown, from facts alone. No I/O, no clock, no memory.
 
 The rules are the design's: the seat's active session, if it is local, of a person's class, not
-closing, not of a denied user, and has an X display. Where no row speaks against it, it is shown.
+closing, not of a denied user, and something can capture it (``routes``). Where no row speaks
+against it, it is shown; and a VT without a session, as it is, where the graphics card can be read.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
-from sessiond.model import Decision, Reason, SeatFacts, Session
+from sessiond.logind.routes import AUTO, KMS, Capture, routes, why_no_kms
+from sessiond.model import Decision, Reason, SeatFacts, Session, console
+
+_VT_SEAT: Final = "seat0"  # VTs are on no other (sd-login(3), sd_seat_can_tty)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,34 +21,73 @@ class Policy:
     """What people have ordered.
 
     ``deny_users``: users by name, or by uid in decimal. ``is_enabled``: false for a pause of
-    everything. ``paused``: sessions by id, with the reason that says by whom.
+    everything. ``paused``: sessions by id, with the reason that says by whom. ``capture``: what may
+    be captured by what.
     """
 
     deny_users: frozenset[str] = frozenset()
     is_enabled: bool = True
     paused: Mapping[str, Reason] = field(default_factory=lambda: MappingProxyType({}))
+    capture: Capture = field(default_factory=Capture)
 
 
 PAUSED: Final = "The streaming was paused by an administrator. Resume it: spice-sessionctl resume."
+
+
+def with_console(facts: SeatFacts) -> SeatFacts:
+    """Return the facts with a ``console`` among the sessions, if one is in front.
+
+    It is if logind says that no session is active there: one that it names, and of which nothing
+    is known yet, has a screen that may be nobody's business.
+    """
+    is_bare = facts.has_logind and facts.seat == _VT_SEAT and facts.vt and not facts.active
+    if not (is_bare and facts.has_card):
+        return facts
+    shown = console(facts.seat, facts.vt)
+    return replace(facts, sessions=MappingProxyType({**facts.sessions, shown.id: shown}))
 
 
 def decide(facts: SeatFacts, policy: Policy) -> Decision:
     """Return the session to show, or the first reason of the design's table that applies."""
     if not policy.is_enabled:
         return Decision("", Reason.PAUSED_BY_ADMIN, PAUSED)
-    session = facts.sessions.get(facts.active)
+    session = _in_front(facts, policy)
     if session is None:
         return Decision("", *_nobody(facts))
     if reason := policy.paused.get(session.id):
         return Decision("", reason, _paused(session, reason))
-    refusals = [
-        (reason, said) for reason, check in _CHECKS if (said := check(session, facts, policy))
-    ]
+    route = _routes(session, facts, policy)
+    refusals = [] if session.is_console else _refusals(session, facts, policy)
     if not refusals:
-        return Decision(session.id)
+        return Decision(session.id, route=route, remedy=_remedy(session, facts, policy))
     is_only_a_console = len(refusals) == 1 and refusals[0][0] is Reason.TEXT_CONSOLE
-    probe = session.id if is_only_a_console and session.vt else ""
-    return Decision("", *refusals[0], probe)
+    if is_only_a_console and session.vt and route:
+        return Decision("", *refusals[0], session.id, route)
+    return Decision("", *refusals[0])
+
+
+def _in_front(facts: SeatFacts, policy: Policy) -> Session | None:
+    """Return the session in front, or the console that may be shown."""
+    if facts.active:
+        return facts.sessions.get(facts.active)
+    shown = facts.sessions.get(console(facts.seat, facts.vt).id)
+    return shown if shown and _routes(shown, facts, policy) else None
+
+
+def _refusals(session: Session, facts: SeatFacts, policy: Policy) -> list[tuple[Reason, str]]:
+    said = ((reason, check(session, facts, policy)) for reason, check in _CHECKS)
+    return [(reason, text) for reason, text in said if text]
+
+
+def _routes(session: Session, facts: SeatFacts, policy: Policy) -> tuple[str, ...]:
+    return routes(session, policy.capture, has_card=facts.has_card)
+
+
+def _remedy(session: Session, facts: SeatFacts, policy: Policy) -> str:
+    why = why_no_kms(session, policy.capture, has_card=facts.has_card)
+    if session.type != "wayland" or not why:
+        return ""
+    return f"Nor is it read from the graphics card: {why}."
 
 
 def _paused(session: Session, reason: Reason) -> str:
@@ -70,8 +113,10 @@ def _nobody(facts: SeatFacts) -> tuple[Reason, str]:
     return Reason.NO_ACTIVE_SESSION, f"No session is active on {facts.seat}."
 
 
-def _console(session: Session, facts: SeatFacts, _policy: Policy) -> str:
+def _console(session: Session, facts: SeatFacts, policy: Policy) -> str:
     if session.type != "tty" or session.id in facts.proven:
+        return ""
+    if KMS in _routes(session, facts, policy):
         return ""
     where = f"VT {session.vt}" if session.vt else "A text console"
     return (
@@ -110,17 +155,16 @@ def _denied(session: Session, _facts: SeatFacts, policy: Policy) -> str:
     return f"Sessions of {_who(session)} are not shown: stream.deny_users in the configuration."
 
 
-def _type(session: Session, _facts: SeatFacts, _policy: Policy) -> str:
-    if session.type in {"x11", "tty"}:
+def _type(session: Session, facts: SeatFacts, policy: Policy) -> str:
+    if _routes(session, facts, policy):
         return ""
     what = f"Session {session.id} of {_who(session)} is of the type {session.type or 'unknown'}"
-    if session.type == "wayland":
-        return (
-            f"{what}; only X11 can be shown. Choose an Xorg session at the login screen "
-            "(Plasma: the X11 session), or set WaylandEnable=false under [daemon] in GDM's "
-            "custom.conf or daemon.conf."
-        )
-    return f"{what}; only X11 can be shown."
+    why = why_no_kms(session, policy.capture, has_card=facts.has_card)
+    key, order = policy.capture.order_for(session)
+    if order == AUTO:
+        return f"{what}, which could only be read from the graphics card: {why}."
+    named = f"{what}, and {key} names nothing that captures it: {', '.join(order)}"
+    return f"{named} ({why})." if KMS in order else f"{named}."
 
 
 def _who(session: Session) -> str:

@@ -19,7 +19,6 @@ from typing import Final
 from sessiond.transport.fds import OwnedFd
 
 KILL_AFTER: Final = 2.0  # seconds to end in, once told
-NOBODY: Final = 65534
 _PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 
 

@@ -440,6 +440,7 @@ class Supervisor:
 
     def _tell(self) -> None:
         reason, text = self._explain()
+        session = self._sessions.get(self._decision.session)
         agent = self._agents.get(self._decision.session)
         active = self._agents.active() if self._port_reason is None and self._codecs else None
         stream = self._stream if active else _NO_STREAM
@@ -447,12 +448,13 @@ class Supervisor:
         retries = [at for at in (self._troubles.next_try(), self._port.next_try()) if at]
         self._parts.on_status(
             Status(
-                session=self._decision.session,
+                session="" if session and session.is_console else self._decision.session,
                 reason=reason,
                 text=text,
                 agent_pid=agent.pid if agent else 0,
                 agent_restarts=self._restarts,
                 host_codecs=self._codecs,
+                backend=_backend(agent.ready) if agent and agent.ready else "",
                 codec=stream.codec,
                 width=stream.width,
                 height=stream.height,
@@ -460,7 +462,7 @@ class Supervisor:
                 why=stats.why if stats else "",
                 next_retry=min(retries, default=0.0),
                 displays={
-                    it.key: Display(it.ready.display, it.ready.rule)
+                    it.key: Display(it.ready.display, it.ready.rule, _backend(it.ready))
                     for it in self._agents
                     if it.ready and it.key != PLACEHOLDER
                 },
@@ -492,6 +494,10 @@ class Supervisor:
             if reason is not None:
                 return reason, text
         return Reason.OK, f"Session {session} is shown."
+
+
+def _backend(ready: Ready) -> str:
+    return ready.backend or "x11"
 
 
 def _server(display: str) -> str:

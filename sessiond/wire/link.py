@@ -20,6 +20,7 @@ MAX_FRAME: Final = 8 << 20  # of DATA: four times the largest desktop frame that
 MAX_TEXT: Final = 1024  # characters of a text that ends in a log or a status
 MAX_CANDIDATES: Final = 64
 MAX_CODECS: Final = 16  # in a list of wishes
+MAX_BACKENDS: Final = 16  # of a handful that there are
 MAX_PIDS: Final = 4096
 
 
@@ -56,6 +57,7 @@ class Config:
 
     ``needs_proof``: only a display whose server says that it is on ``vt`` may be shown.
     ``codecs``: encoders by name, the best first; or only "auto".
+    ``capture``: the back-ends that may be tried, in this order.
     """
 
     TYPE: ClassVar = LinkType.CONFIG
@@ -68,6 +70,7 @@ class Config:
     codec_options: tuple[str, ...] = ()
     needs_proof: bool = False
     codecs: tuple[str, ...] = ("auto",)
+    capture: tuple[str, ...] = ("x11",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,11 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The display is open (to the daemon)."""
+    """The display is open (to the daemon).
+
+    ``vt`` is the one that it is known to be on, 0 if that is not known. ``backend`` is what
+    captures it, "" for x11.
+    """
 
     TYPE: ClassVar = LinkType.READY
     rule: str
@@ -115,6 +122,7 @@ class Ready:
     width: int
     height: int
     vt: int = 0
+    backend: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +304,7 @@ _FIELDS: Final[dict[type, dict[str, Check]]] = {
         "codec_options": _list(_text, MAX_CANDIDATES),
         "needs_proof": _flag,
         "codecs": _list(_text, MAX_CODECS),
+        "capture": _list(_text, MAX_BACKENDS),
     },
     Activate: {
         "serial": _COUNT,
@@ -311,6 +320,7 @@ _FIELDS: Final[dict[type, dict[str, Check]]] = {
         "width": _whole(0, 65535),
         "height": _whole(0, 65535),
         "vt": _whole(0, 63),
+        "backend": _text,
     },
     Stats: {
         "frames": _COUNT,

@@ -89,6 +89,23 @@ def test_codecs_that_are_none(value: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "names"), [("'auto'", ("auto",)), ("['wlroots', 'kms']", ("wlroots", "kms"))]
+)
+@pytest.mark.parametrize("key", ["order", "greeter_order", "console_order"])
+def test_back_ends(key: str, value: str, names: tuple[str, ...]) -> None:
+    config = load(["--config", "/dev/null", "--set", f"capture.{key}={value}"])
+    assert config.texts(f"capture.{key}") == names
+
+
+@pytest.mark.parametrize(
+    "value", ["'x11'", "[]", "['auto']", "['xwayland']", "['kms', 'x11']", "['x11', 'x11']", "[1]"]
+)
+def test_back_ends_that_are_none(value: str) -> None:
+    with pytest.raises(UsageError, match=r'capture\.order: .* is not "auto", or a list of .* kms'):
+        load(["--config", "/dev/null", "--set", f"capture.order={value}"])
+
+
+@pytest.mark.parametrize(
     ("argv", "words"),
     [
         (["--config", "/nowhere/at/all"], "/nowhere/at/all: no such file"),

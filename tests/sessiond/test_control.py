@@ -74,6 +74,8 @@ class FakeParts:
         self.ordered: list[str | int] = []
         self.told = Signal()
         self.front = 0
+        self.has_card = False
+        self.shown_from = SeatFacts(seat="")
         self.next: Config | UsageError = UsageError("no configuration")
         self.can_restart = True
         self.refusal: Exception | None = None
@@ -93,6 +95,7 @@ class FakeParts:
                 on_news=self.news.append,
                 on_record=lambda session, _display: self.recorded.append(session),
                 vt=lambda: self.front,
+                has_card=lambda: self.has_card,
                 spawn=self._spawn,
             )
         )
@@ -113,8 +116,9 @@ class FakeParts:
         self.control.on_facts(seat(*sessions, active=active))
 
     def _show(self, decision: Decision, facts: SeatFacts) -> None:
-        assert facts is self.control.facts
+        assert facts.active == self.control.facts.active
         self.decisions.append(decision)
+        self.shown_from = facts
 
     def _load(self) -> Config:
         if isinstance(self.next, UsageError):
@@ -164,10 +168,10 @@ async def test_facts_are_decided_and_told() -> None:
     control, parts = make()
     before = control.facts
     parts.facts(ALICE, active="3")
-    assert parts.decision == Decision("3")
+    assert parts.decision.session == "3"
     assert parts.changes == [before]
     parts.facts(ALICE, BOB, active="4")
-    assert parts.decision == Decision("4")
+    assert parts.decision.session == "4"
     assert parts.changes[1].active == "3"
 
 
@@ -185,15 +189,50 @@ async def test_vt_is_that_of_the_session_else_the_files() -> None:
 
 
 @in_loop
+async def test_a_vt_without_a_session_is_shown_while_there_is_a_card() -> None:
+    control, parts = make()
+    parts.front = 2
+    parts.facts(ALICE)
+    assert parts.reason() is Reason.TEXT_CONSOLE
+    parts.has_card = True
+    control.on_cards()
+    assert parts.decision == Decision("tty2", route=("kms",))
+    assert parts.shown_from.sessions.keys() == {"3", "tty2"}
+    assert control.facts.sessions.keys() == {"3"}, "it is no session"
+    parts.front = 3
+    control.on_vt(3)
+    assert parts.decision.session == "tty3"
+    parts.facts(ALICE, active="3")
+    assert parts.decision == Decision("3", route=("x11", "kms"))
+    parts.facts(ALICE)
+    parts.has_card = False
+    control.on_cards()
+    assert parts.reason() is Reason.TEXT_CONSOLE
+
+
+@in_loop
+async def test_what_captures_follows_the_configuration() -> None:
+    control, parts = make(capture_order=("kms",), capture_greeter_order=("x11",))
+    parts.has_card = True
+    parts.facts(ALICE, GREETER, active="3")
+    assert parts.decision == Decision("3", route=("kms",))
+    parts.next = config(capture_kms="off", capture_console_order=("wlroots", "kms"))
+    control.reload()
+    assert parts.decision == Decision("3", route=("x11",))
+    parts.facts(replace(ALICE, type="tty"), active="3")
+    assert (parts.decision.probe, parts.decision.route) == ("3", ("wlroots",))
+
+
+@in_loop
 async def test_what_is_proven_outlives_loginds_news() -> None:
     control, parts = make()
     console = replace(ALICE, type="tty")
     parts.facts(console, active="3")
     assert parts.reason() is Reason.TEXT_CONSOLE
     control.on_proven(frozenset({"3"}))
-    assert parts.decision == Decision("3")
+    assert parts.decision.session == "3"
     parts.facts(console, BOB, active="3")
-    assert parts.decision == Decision("3")
+    assert parts.decision.session == "3"
 
 
 # Pauses.
@@ -207,12 +246,12 @@ async def test_one_session_is_paused() -> None:
     assert parts.reason() is Reason.PAUSED_BY_USER
     assert not control.is_paused_by_admin("3")
     parts.facts(ALICE, BOB, active="4")
-    assert parts.decision == Decision("4")
+    assert parts.decision.session == "4"
     assert control.reason_of("3") is Reason.PAUSED_BY_USER
     parts.facts(ALICE, BOB, active="3")
     assert parts.reason() is Reason.PAUSED_BY_USER
     control.set_streaming("3", enabled=True, by_owner=True)
-    assert parts.decision == Decision("3")
+    assert parts.decision.session == "3"
 
 
 @in_loop
@@ -255,7 +294,7 @@ async def test_pause_ends_with_its_session() -> None:
     control.set_streaming("3", enabled=False, by_owner=False)
     parts.facts()
     parts.facts(ALICE, active="3")  # another one, with the number of the first
-    assert parts.decision == Decision("3")
+    assert parts.decision.session == "3"
 
 
 @in_loop
@@ -292,7 +331,7 @@ async def test_daemon_starts_paused_when_the_configuration_says_so() -> None:
 @in_loop
 async def test_reason_of_who_is_in_front_is_the_streams_and_of_others_the_decisions() -> None:
     control, parts = make(stream_deny_users=("bob",))
-    parts.facts(ALICE, BOB, replace(CAROL, type="wayland"), GREETER, active="3")
+    parts.facts(ALICE, BOB, replace(CAROL, type="mir"), GREETER, active="3")
     control.on_status(status(Reason.HOST_NOT_ASKING))
     reasons = {session: control.reason_of(session) for session in control.facts.sessions}
     assert reasons == {
@@ -545,7 +584,7 @@ async def test_reload_of_a_wrong_file_changes_nothing() -> None:
         control.reload()
     assert error.value.name == NOT_RELOADED
     assert parts.configs == []
-    assert parts.decision == Decision("3")
+    assert parts.decision.session == "3"
 
 
 @in_loop
@@ -690,7 +729,7 @@ async def test_a_leader_that_cannot_be_watched_refuses_the_record(
     parts.front = 7
     good = Told(":1", "", 1000, 1000, 7, os.getpid(), start_of(os.getpid()))
     assert control.on_record(good, 1, parts.ordered.append) == ""
-    assert parts.decision == Decision("vt7")
+    assert parts.decision.session == "vt7"
     unseen = replace(good, display=":2", leader=0)  # in another pid namespace
     assert "leader of its kernel session" in str(control.on_record(unseen, 1, parts.ordered.append))
     assert control.record_of("vt7") is good, "the good one stays"
@@ -710,7 +749,7 @@ async def test_a_pause_without_logind_is_not_the_next_users(
     assert parts.reason() is Reason.PAUSED_BY_USER
     control._forget(told)
     control.on_record(replace(told, display=":2"), 1, parts.ordered.append)
-    assert parts.decision == Decision("vt7")
+    assert parts.decision.session == "vt7"
     control.close()
 
 
@@ -786,7 +825,7 @@ async def test_without_logind_what_was_told_holds_again_while_its_leader_lives(
     assert "VT 9 belongs to uid 1000" in lines[1]
     parts.front = 7
     control.on_facts(seat(has_logind=False))
-    assert parts.decision == Decision("vt7")
+    assert parts.decision.session == "vt7"
     assert control.facts.sessions.keys() == {"vt7"}
     leader.kill()
     while control.facts.sessions:

@@ -1,12 +1,14 @@
 """Every row of the design's table that speaks of sessions, and their rank."""
 
+import re
 from dataclasses import replace
 from types import MappingProxyType
 
 import pytest
 
-from sessiond.logind.decide import Policy, decide
-from sessiond.model import Decision, Reason, SeatFacts, Session, State
+from sessiond.logind.decide import Policy, decide, with_console
+from sessiond.logind.routes import Capture
+from sessiond.model import Decision, Reason, SeatFacts, Session, State, console
 
 ALICE = Session(
     id="3",
@@ -26,13 +28,18 @@ NOT_ALICE = Policy(deny_users=frozenset({"alice"}))
 
 
 def seat(
-    *sessions: Session, active: str | None = None, vt: int = 8, proven: frozenset[str] = frozenset()
+    *sessions: Session,
+    active: str | None = None,
+    vt: int = 8,
+    proven: frozenset[str] = frozenset(),
+    has_card: bool = False,
 ) -> SeatFacts:
     front = sessions[0].id if active is None and sessions else active or ""
     by_id = MappingProxyType({session.id: session for session in sessions})
     return SeatFacts(
-        seat="seat0", has_logind=True, sessions=by_id, active=front, vt=vt, proven=proven
-    )
+        seat="seat0", has_logind=True, sessions=by_id, active=front, vt=vt, proven=proven,
+        has_card=has_card,
+    )  # fmt: skip
 
 
 SHOWN = {
@@ -52,20 +59,25 @@ SHOWN = {
 
 @pytest.mark.parametrize("session", SHOWN.values(), ids=SHOWN.keys())
 def test_shown(session: Session) -> None:
-    assert decide(seat(session), ANYBODY) == Decision(session.id)
+    assert decide(seat(session), ANYBODY) == Decision(session.id, route=("x11",))
+
+
+_TTY = ("x11", "wlroots", "mutter", "kwin")
 
 
 def test_startx_is_shown_when_its_display_is_proven() -> None:
-    console = replace(ALICE, type="tty")
-    assert decide(seat(console, proven=frozenset({"3"})), ANYBODY) == Decision("3")
+    text = replace(ALICE, type="tty")
+    decision = decide(seat(text, proven=frozenset({"3"})), ANYBODY)
+    assert decision == Decision("3", route=_TTY)
 
 
 def test_a_console_is_looked_at_if_nothing_else_is_against_it() -> None:
-    console = replace(ALICE, type="tty")
-    assert decide(seat(console), ANYBODY).probe == "3"
-    assert not decide(seat(replace(console, vt=0)), ANYBODY).probe, "nothing could prove it"
-    assert not decide(seat(replace(console, remote=True)), ANYBODY).probe
-    assert not decide(seat(console), Policy(deny_users=frozenset({"alice"}))).probe
+    text = replace(ALICE, type="tty")
+    decision = decide(seat(text), ANYBODY)
+    assert (decision.probe, decision.route) == ("3", _TTY)
+    assert not decide(seat(replace(text, vt=0)), ANYBODY).probe, "nothing could prove it"
+    assert not decide(seat(replace(text, remote=True)), ANYBODY).probe
+    assert not decide(seat(text), Policy(deny_users=frozenset({"alice"}))).probe
     assert not decide(seat(replace(ALICE, type="wayland")), ANYBODY).probe
 
 
@@ -80,7 +92,6 @@ REFUSED = {
     "root's manager": (replace(ALICE, cls="manager-early"), Reason.SESSION_CLASS, "manager-early"),
     "background": (replace(ALICE, cls="background"), Reason.SESSION_CLASS, "background"),
     "no class": (replace(ALICE, cls=""), Reason.SESSION_CLASS, "unknown"),
-    "wayland": (replace(ALICE, type="wayland"), Reason.TYPE_UNSUPPORTED, "WaylandEnable=false"),
     "mir": (replace(ALICE, type="mir"), Reason.TYPE_UNSUPPORTED, "mir"),
     "unspecified": (replace(ALICE, type="unspecified"), Reason.TYPE_UNSUPPORTED, "unspecified"),
 }
@@ -98,11 +109,6 @@ def test_denied_by_name_or_uid(denied: str) -> None:
     decision = decide(seat(ALICE), Policy(deny_users=frozenset({"bob", denied})))
     assert decision.reason is Reason.SESSION_DENIED
     assert "stream.deny_users" in decision.text
-
-
-def test_plasmas_remedy_is_named_too() -> None:
-    text = decide(seat(replace(ALICE, type="wayland")), ANYBODY).text
-    assert "Plasma: the X11 session" in text
 
 
 def test_user_without_a_name_is_named_by_uid() -> None:
@@ -133,12 +139,96 @@ def test_nobody_in_front(facts: SeatFacts, reason: Reason, words: str) -> None:
 
 
 def test_helpers_session_is_shown_without_logind() -> None:
-    assert decide(replace(seat(ALICE), has_logind=False), ANYBODY) == Decision("3")
+    assert decide(replace(seat(ALICE), has_logind=False), ANYBODY).session == "3"
+
+
+WAYLAND = replace(ALICE, type="wayland", desktop="sway")
+GNOME = replace(WAYLAND, desktop="GNOME")
+TEXT = replace(ALICE, type="tty")
+NO_KMS = Policy(capture=Capture(kms="off"))
+
+
+def test_a_wayland_session_is_shown_and_what_else_would_show_it_is_told() -> None:
+    assert decide(seat(WAYLAND, has_card=True), ANYBODY).route[-1] == "kms"
+    decision = decide(seat(GNOME, has_card=True), ANYBODY)
+    assert (decision.session, decision.route) == ("3", ("wlroots", "mutter", "kwin"))
+    assert 'capture.kms = "all"' in decision.remedy
+    assert "no graphics card" in decide(seat(WAYLAND), ANYBODY).remedy
+    assert not decide(seat(WAYLAND, has_card=True), ANYBODY).remedy
+    assert not decide(seat(ALICE), ANYBODY).remedy, "an X server has more to say"
+
+
+def test_a_text_session_is_shown_where_the_card_can_be_read() -> None:
+    assert decide(seat(TEXT, has_card=True), ANYBODY) == Decision("3", route=(*_TTY, "kms"))
+    without = decide(seat(TEXT), ANYBODY)
+    assert decide(seat(TEXT, has_card=True), NO_KMS) == without
+    assert (without.reason, without.probe) == (Reason.TEXT_CONSOLE, "3")
+    assert decide(seat(TEXT, has_card=True), NOT_ALICE).reason is Reason.SESSION_DENIED
+    closing = replace(TEXT, state="closing")
+    assert decide(seat(closing, has_card=True), ANYBODY).reason is Reason.SESSION_CLOSING
+
+
+def test_a_vt_without_a_session_is_shown_where_the_card_can_be_read() -> None:
+    facts = with_console(seat(vt=2, has_card=True))
+    assert facts.sessions == {"tty2": console("seat0", 2)}
+    assert decide(facts, ANYBODY) == Decision("tty2", route=("kms",))
+    assert decide(facts, NO_KMS) == decide(seat(vt=2), ANYBODY)
+    assert decide(facts, Policy(is_enabled=False)).reason is Reason.PAUSED_BY_ADMIN
+    greeters_only = Policy(capture=Capture(console_order=("x11", "wlroots")))
+    assert decide(facts, greeters_only).reason is Reason.TEXT_CONSOLE
+
+
+NO_CONSOLE = {
+    "no card": seat(vt=2),
+    "no VT": seat(vt=0, has_card=True),
+    "a session": seat(ALICE, has_card=True),
+    "a session that is not known yet": seat(ALICE, active="9", vt=2, has_card=True),
+    "no logind to say that there is no session": replace(
+        seat(vt=2, has_card=True), has_logind=False
+    ),
+    "a seat without VTs": replace(seat(vt=2, has_card=True), seat="seat1"),
+}
+
+
+@pytest.mark.parametrize("facts", NO_CONSOLE.values(), ids=NO_CONSOLE.keys())
+def test_no_console_is_made_up(facts: SeatFacts) -> None:
+    assert with_console(facts) is facts
+
+
+def test_console_is_nobodys() -> None:
+    made = console("seat0", 63)
+    assert made.is_console
+    assert not ALICE.is_console
+    assert (made.uid, made.gid, made.path, made.user, made.vt) == (65534, 65534, "", "", 63)
+
+
+ORDERED = {
+    "nothing fits": (WAYLAND, Capture(order=("x11",)), "capture.order names nothing .*: x11[.]"),
+    "and no kms": (
+        GNOME,
+        Capture(order=("x11", "kms")),
+        r'capture.order names nothing .* x11, kms \(that needs capture.kms = "all"\)[.]',
+    ),
+    "X11": (ALICE, Capture(order=("wlroots",)), "capture.order names nothing .*: wlroots[.]"),
+    "a greeter": (
+        replace(ALICE, cls="greeter"),
+        Capture(greeter_order=("kms",), kms="off"),
+        r'capture.greeter_order .*: kms \(capture.kms is "off"\)[.]',
+    ),
+    "mir": (replace(ALICE, type="mir"), Capture(kms="off"), r'card: capture.kms is "off"[.]$'),
+}
+
+
+@pytest.mark.parametrize(("session", "capture", "words"), ORDERED.values(), ids=ORDERED.keys())
+def test_what_leaves_no_way_is_named(session: Session, capture: Capture, words: str) -> None:
+    decision = decide(seat(session, has_card=True), Policy(capture=capture))
+    assert (decision.session, decision.reason) == ("", Reason.TYPE_UNSUPPORTED)
+    assert re.search(words, decision.text)
 
 
 def test_the_same_user_twice_is_told_apart_by_id() -> None:
     again = replace(ALICE, id="4", vt=9, state="closing")
-    assert decide(seat(ALICE, again), ANYBODY) == Decision("3")
+    assert decide(seat(ALICE, again), ANYBODY).session == "3"
     assert decide(seat(ALICE, again, active="4"), ANYBODY).reason is Reason.SESSION_CLOSING
 
 
@@ -149,7 +239,7 @@ def test_first_row_that_applies_holds() -> None:
     )
     told = []
     for right in (
-        {"type": "wayland"},
+        {"type": "mir"},
         {"state": "active"},
         {"remote": False},
         {"cls": "user"},

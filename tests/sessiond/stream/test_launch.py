@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from sessiond.model import NOBODY
 from sessiond.stream import launch
 from sessiond.stream.launch import (
     AgentProcess,
@@ -141,9 +142,9 @@ async def test_child_of_root_is_the_user_alone() -> None:
 @needs_root
 @in_loop
 async def test_child_without_any_group_has_only_its_own() -> None:
-    nobody = Identity(launch.NOBODY, launch.NOBODY, (), "nobody", "/")
+    nobody = Identity(NOBODY, NOBODY, (), "nobody", "/")
     report = await report_of(drop_privileges(nobody), environment(nobody))
-    assert report["status"]["Uid"] == [str(launch.NOBODY)] * 4
+    assert report["status"]["Uid"] == [str(NOBODY)] * 4
     assert report["status"]["Groups"] == []
 
 

@@ -40,7 +40,7 @@ TO_AGENT: list[ToAgent] = [
     Config("c1", 1000),
     Config(
         "3", 1000, 7, "seat0", (Candidate("logind", ":0", "/run/x", "00ff"),), (1, 2**31 - 1),
-        ("framerate=30",), codecs=("vp8", "jpeg"),
+        ("framerate=30",), codecs=("vp8", "jpeg"), capture=("wlroots", "mutter"),
     ),
     Activate(1, (1, 2)),
     Activate(2**40, (), quality=True),
@@ -51,6 +51,7 @@ TO_AGENT: list[ToAgent] = [
 ]  # fmt: skip
 TO_DAEMON: list[ToDaemon] = [
     Ready("logind", ":0", 1920, 1080, 7),
+    Ready("session's socket", "wayland-1", 1920, 1080, 7, "wlroots"),
     Stats(30, 9_000_000, 2, 5.5, "jpeg"),
     Stats(30, 9_000_000, 2, 5.5, "jpeg", 70),
     Stats(30, 90_000, 2, 5.5, "vp8", 0, "libvpx", "the host takes only 0.2 MB/s"),
@@ -98,7 +99,7 @@ def test_header_that_the_daemon_does_not_send(kind: int, size: int) -> None:
 
 
 STATS = asdict(Stats(0, 0, 0, 0.0))
-READY = {"rule": "r", "display": ":0", "width": 1, "height": 1, "vt": 0}
+READY = asdict(Ready("r", ":0", 1, 1))
 
 
 @pytest.mark.parametrize(
@@ -116,6 +117,9 @@ READY = {"rule": "r", "display": ":0", "width": 1, "height": 1, "vt": 0}
         (LinkType.READY, READY | {"vt": 64}),
         (LinkType.READY, READY | {"rule": "x" * (MAX_TEXT + 1)}),
         (LinkType.READY, READY | {"rule": None}),
+        (LinkType.READY, READY | {"backend": 1}),
+        (LinkType.READY, READY | {"backend": "x" * (MAX_TEXT + 1)}),
+        (LinkType.READY, {k: v for k, v in READY.items() if k != "backend"}),
         (LinkType.SERIAL, {"serial": 2**63}),
         (LinkType.SERIAL, {"serial": 1.5}),
         (LinkType.STATS, {k: v for k, v in STATS.items() if k != "why"}),
@@ -142,6 +146,9 @@ def test_body_that_breaks_the_link(kind: LinkType, body: object) -> None:
         {"uid": 2**32},
         {"codecs": ["vp8"] * 17},
         {"codecs": "auto"},
+        {"capture": ["x11"] * 17},
+        {"capture": "x11"},
+        {"capture": [None]},
     ],
 )
 def test_config_that_the_daemon_cannot_mean(change: dict[str, object]) -> None:

@@ -1,0 +1,79 @@
+"""Which back-ends may capture a session, and in which order. Pure, as a table.
+
+A back-end captures what a session's type can have: never the X server of a Wayland session, whose
+root window shows nothing of it, nor a compositor that a session of type x11 has beside its screen.
+"kms" reads what the graphics card shows, past whatever the session would say to that: so it is the
+last, and only allowed where nobody else could be asked.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from sessiond.model import Session
+
+KMS: Final = "kms"
+AUTO: Final = ("auto",)
+_WAYLAND: Final = ("wlroots", "mutter", "kwin", KMS)
+_OF_TYPE: Final[Mapping[str, tuple[str, ...]]] = {
+    "x11": ("x11", KMS),
+    "wayland": _WAYLAND,
+    "tty": ("x11", *_WAYLAND),  # startx and a compositor's own command keep that type
+}
+_OF_OTHERS: Final = (KMS,)
+
+# Words of Desktop (the session's file without .desktop, most often) whose compositor is GNOME's
+# or KDE's, which ask their user before anybody sees the screen.
+_ASKING: Final = re.compile(r"gnome|kde|plasma|\b(ubuntu|pop|zorin|endless)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capture:
+    """What people have ordered: the keys ``capture.*``.
+
+    ``order`` is for users' sessions, ``greeter_order`` for greeters and lock screens,
+    ``console_order`` for users' text sessions and for VTs without a session: names of back-ends,
+    or AUTO. ``kms`` is "auto", "all" or "off".
+    """
+
+    order: tuple[str, ...] = AUTO
+    greeter_order: tuple[str, ...] = AUTO
+    console_order: tuple[str, ...] = AUTO
+    kms: str = "auto"
+
+    def order_for(self, session: Session) -> tuple[str, tuple[str, ...]]:
+        """Return the key that holds for a session, and its value."""
+        if session.cls in {"greeter", "lock-screen"}:
+            return "capture.greeter_order", self.greeter_order
+        if session.type == "tty":
+            return "capture.console_order", self.console_order
+        return "capture.order", self.order
+
+
+def routes(session: Session, capture: Capture, *, has_card: bool) -> tuple[str, ...]:
+    """Return the names of the back-ends to be tried, the first first; none if there is no way."""
+    possible = (KMS,) if session.is_console else _OF_TYPE.get(session.type, _OF_OTHERS)
+    _, order = capture.order_for(session)
+    closed = {KMS} if why_no_kms(session, capture, has_card=has_card) else set[str]()
+    wanted = possible if order == AUTO else order
+    return tuple(name for name in wanted if name in possible and name not in closed)
+
+
+def why_no_kms(session: Session, capture: Capture, *, has_card: bool) -> str:
+    """Return what keeps the card's own picture from being used, as a clause; "" for nothing."""
+    rows = (
+        (capture.kms == "off", 'capture.kms is "off"'),
+        (not has_card, "there is no graphics card"),
+        (not session.vt, "the session has no virtual terminal"),
+        (capture.kms == "auto" and not _is_free(session), 'that needs capture.kms = "all"'),
+    )
+    return next((clause for applies, clause in rows if applies), "")
+
+
+def _is_free(session: Session) -> bool:
+    """Whether no consent of the desktop's own is gone round by reading the card."""
+    if session.cls in {"greeter", "lock-screen"} or session.type in {"x11", "tty"}:
+        return True
+    is_named = session.type == "wayland" and bool(session.desktop)
+    return is_named and not _ASKING.search(session.desktop)
