@@ -48,6 +48,8 @@ class Session:
 
 CONSOLE: Final = "console"  # logind has no class of that name
 NOBODY: Final = 65534  # the account of what needs no rights
+KMS: Final = "kms"
+"""The back-end that reads what the graphics card shows, in an agent of nobody's."""
 
 
 def console(seat: str, vt: int) -> Session:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
-from sessiond.logind.routes import AUTO, KMS, Capture, routes, why_no_kms
-from sessiond.model import Decision, Reason, SeatFacts, Session, console
+from sessiond.logind.routes import AUTO, Capture, routes, why_no_kms
+from sessiond.model import KMS, Decision, Reason, SeatFacts, Session, console
 
 _VT_SEAT: Final = "seat0"  # VTs are on no other (sd-login(3), sd_seat_can_tty)
 

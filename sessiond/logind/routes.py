@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from sessiond.model import Session
+from sessiond.model import KMS, Session
 
-KMS: Final = "kms"
 AUTO: Final = ("auto",)
 _WAYLAND: Final = ("wlroots", "mutter", "kwin", KMS)
 _OF_TYPE: Final[Mapping[str, tuple[str, ...]]] = {
