@@ -2,14 +2,12 @@
 
 import socket
 import struct
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 _PEERCRED: Final = struct.Struct("iII")
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+class Peer(NamedTuple):
     """SO_PEERCRED, of the moment of connect(2); of listen(2) for who connects (unix(7))."""
 
     pid: int

@@ -6,8 +6,7 @@ For the earliest boot, too: the standard library alone.
 import array
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 DATA: Final = b"\x17"
 """What terminals come with: without a byte Linux passes none. Which byte it is means nothing."""
@@ -16,8 +15,7 @@ _SIZE: Final = array.array("i").itemsize
 _RIGHTS: Final = (socket.SOL_SOCKET, socket.SCM_RIGHTS)
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(NamedTuple):
     """What has come: a stranger's bytes, and descriptors, which are close-on-exec and ours.
 
     ``is_all``: no more descriptors came, for which there was no room, and nothing else with them.

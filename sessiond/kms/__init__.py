@@ -1,0 +1,1 @@
+"""The helper that may look at the display hardware: root's, small, one for each agent it serves."""
