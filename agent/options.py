@@ -54,7 +54,7 @@ def _add_stream(commands: "argparse._SubParsersAction[_Parser]") -> None:
     stream = commands.add_parser(
         "stream",
         help="stream a display to the host",
-        description="Stream an X display to the SPICE host behind a virtio port, a pty or a "
+        description="Stream a display to the SPICE host behind a virtio port, a pty or a "
         "Unix socket. The options with one letter are those of spice-streaming-agent.",
         allow_abbrev=False,
     )
@@ -66,12 +66,19 @@ def _add_stream(commands: "argparse._SubParsersAction[_Parser]") -> None:
     stream.add_argument(
         "--display",
         default="",
-        metavar=":N",
-        help="X display to stream; default: $DISPLAY, with --link-fd the session's own",
+        metavar="NAME",
+        help="display to stream: the :N of an X server, the path of a Wayland compositor's socket, "
+        "for 'mutter' the folder with its bus; default: as the environment says, with --link-fd "
+        "the session's own",
     )
     stream.add_argument(
-        "--capture", default="x11", choices=NAMES,
-        help="where pictures come from; 'pattern' needs no display (default: x11)",
+        "--capture", default="", choices=NAMES,
+        help="where pictures come from; 'pattern' needs no display (default: x11; with --link-fd "
+        "what the daemon says)",
+    )  # fmt: skip
+    stream.add_argument(
+        "--kms-fd", type=int, metavar="N",
+        help="for 'kms': inherited socket to the helper that reads the graphics card",
     )  # fmt: skip
     stream.add_argument(
         "--codec", default="", metavar="NAME[,NAME...]",

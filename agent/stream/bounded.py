@@ -1,12 +1,18 @@
-"""A call that may never return, with a time limit."""
+"""Calls that may never return, with a time limit."""
 
+import logging
 import threading
-from collections.abc import Callable
-from typing import TypeVar
+import time
+from collections.abc import Callable, Iterable
+from typing import Final, TypeVar
 
 from sessiond.errors import DisplayError, SessiondError
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
+
+TIMEOUT: Final = 2.0  # seconds for one step of the search for a display
 
 
 def within(seconds: float, job: Callable[[], T], what: str) -> T:
@@ -34,3 +40,22 @@ def within(seconds: float, job: Callable[[], T], what: str) -> T:
             raise errors[0] from None
         raise errors[0]
     raise DisplayError(f"{what}: no answer in {seconds:g} s")
+
+
+def look(source: Callable[[], Iterable[T]], deadline: float) -> list[T]:
+    """Return what a look-up finds until it hangs, fails or is out of time.
+
+    ``deadline`` is on the clock of ``time.monotonic``.
+    """
+    found = list[T]()
+
+    def collect() -> None:
+        found.extend(source())
+
+    seconds = min(TIMEOUT, deadline - time.monotonic())
+    if seconds > 0:
+        try:
+            within(seconds, collect, "looking for evidence")
+        except (DisplayError, OSError) as error:
+            log.info("%s", error)
+    return list(found)

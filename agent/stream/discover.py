@@ -1,155 +1,68 @@
-"""Finds and opens the session's display: each piece of evidence is tried by connecting.
+"""Finds and opens the session's display: the back-ends of CONFIG are tried in their order.
 
-Runs in the display's thread, as the session's user. Which displays are tried, and in which order,
-is for ``evidence``; where the evidence lies, for ``places``.
+Runs in the display's thread, as the session's user. How displays of one kind are found is for
+``find_x11`` and ``find_wayland``, of which an agent loads only what it comes to.
 """
 
 import logging
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Final
+from collections.abc import Callable
+from importlib import import_module
+from typing import Final, cast
 
-from agent.capture.base import Capture
-from agent.capture.x11 import proof
-from agent.capture.x11.backend import X11Capture, capture_display
-from agent.capture.x11.display import lost_display, open_display
-from agent.capture.x11.server import Server
-from agent.stream import evidence, reach
-from agent.stream.evidence import Attempt, Proof
-from agent.stream.listeners import compositors, session_servers
+from agent.stream.opened import MOST_TELLING, UNSUPPORTED, NoDisplayError, Opened
 from agent.stream.places import Places
-from agent.stream.reach import NOT_FOUND, REFUSED, UNSUPPORTED, NoDisplayError
-from agent.stream.user_manager import manager_environment
-from agent.stream.xauthority import NoXauthorityError
-from sessiond.errors import DisplayError
 from sessiond.wire.link import MAX_TEXT, Config
 
 log = logging.getLogger(__name__)
 
 PATIENCE: Final = 8.0  # seconds after which no further candidate is tried
 
-_WORST_FIRST: Final = (UNSUPPORTED, REFUSED, NOT_FOUND)
+Find = Callable[[Config, Places, float], Opened]
+"""Finds a display until a moment on the clock of ``time.monotonic``. Raises NoDisplayError."""
 
-XORG_REMEDY: Final = (
-    "log in to an Xorg session (GDM: the cog wheel at the password, or WaylandEnable=false under "
-    "[daemon] in its custom.conf or daemon.conf; Plasma: 'Plasma (X11)' in the session menu)"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A display that was opened: by which rule, and on which VT (0: it does not say)."""
-
-    capture: Capture
-    rule: str
-    display: str
-    vt: int = 0
+_FINDERS: Final = {
+    "x11": ("agent.stream.find_x11", "find_x11"),
+    "wlroots": ("agent.stream.find_wayland", "find_wlroots"),
+    "mutter": ("agent.stream.find_wayland", "find_mutter"),
+    "kwin": ("agent.stream.find_wayland", "find_kwin"),
+}
 
 
 def open_session_display(config: Config, places: Places) -> Opened:
     """Open the first display that is the session's and lets us in.
 
-    Raises NoDisplayError, whose text says what became of each candidate.
+    Raises NoDisplayError, whose text says by back-end what became of each candidate.
     """
-    deadline = time.monotonic() + PATIENCE
-    refusals = dict[str, str]()  # what was wrong -> its code
-    for attempt in _attempts(config, places, deadline):
-        if time.monotonic() > deadline:
-            refusals[f"gave up after {PATIENCE:g} s"] = NOT_FOUND
-            break
+    names = [name for name in config.capture if name in _FINDERS]
+    if not names:
+        words = ", ".join(config.capture) or "nothing"
+        raise NoDisplayError(UNSUPPORTED, f"session {config.session} is to be captured by {words}")
+    end = time.monotonic() + PATIENCE
+    refusals = dict[str, NoDisplayError]()
+    for name in names:
         try:
-            return reach.reach(attempt, places, partial(_open, attempt, config))
-        except NoXauthorityError as error:
-            log.debug("%s: %s", attempt.rule, error)
-        except DisplayError as error:
-            text = f"{error} ({attempt.rule})"
-            refusals[text] = _code(error, attempt)
-            log.info("refused: %s", text)
-    # An X display of the session that does not let us in is nearer to what is wanted.
-    if set(refusals.values()) <= {NOT_FOUND}:
-        _blame_wayland(config, places, deadline)
-    if not refusals:
-        raise NoDisplayError(NOT_FOUND, f"session {config.session} has no X display in sight")
-    reason = min(refusals.values(), key=_WORST_FIRST.index)
-    texts = [text for text, code in refusals.items() if code == reason]
-    raise NoDisplayError(reason, "; ".join(texts)[:MAX_TEXT])
+            return _finder(name)(config, places, _deadline(end, is_last=name == names[-1]))
+        except NoDisplayError as error:
+            refusals[name] = error
+    raise _joined(refusals)
 
 
-def _blame_wayland(config: Config, places: Places, deadline: float) -> None:
-    """Raise NoDisplayError if the session's screen is, by all signs, a Wayland compositor's."""
-    found = reach.look(lambda: compositors(places, config.session, config.pids), deadline)
-    if found:
-        raise NoDisplayError(
-            UNSUPPORTED,
-            f"session {config.session} has no X display in sight, but a Wayland compositor at "
-            f"{found[0]}; only X11 can be shown: {XORG_REMEDY}",
-        )
+def _finder(name: str) -> Find:
+    module, function = _FINDERS[name]
+    return cast("Find", getattr(import_module(module), function))
 
 
-def _code(error: DisplayError, attempt: Attempt) -> str:
-    if isinstance(error, NoDisplayError):
-        return error.reason
-    # A server of which nothing tells that it is the session's, and that does not want us, is
-    # somebody else's.
-    return REFUSED if attempt.proof is Proof.NONE else NOT_FOUND
+def _deadline(end: float, *, is_last: bool) -> float:
+    """Return until when a back-end may look: those behind it have half of the time that is left."""
+    return end if is_last else (time.monotonic() + end) / 2
 
 
-def _attempts(config: Config, places: Places, deadline: float) -> Iterator[Attempt]:
-    """Yield each attempt once, on the terms that CONFIG sets."""
-    attempts = _sources(config, places, deadline)
-    if config.needs_proof:
-        attempts = (replace(attempt, proof=Proof.VT) for attempt in attempts)
-    return evidence.distinct(attempts)
-
-
-def _sources(config: Config, places: Places, deadline: float) -> Iterator[Attempt]:
-    """Yield the attempts by source; a look-up costs nothing if an earlier attempt is good."""
-    known = reach.look(places.authorities, deadline)
-    yield from evidence.from_candidates(config.candidates, known)
-    servers = reach.look(lambda: session_servers(places, config.pids), deadline)
-    yield from evidence.from_servers(servers, known)
-    of_session = reach.look(lambda: places.environments(config.pids), deadline)
-    yield from evidence.from_environments(evidence.SESSION_PROCESS, of_session, known)
-    of_user = reach.look(lambda: places.user_processes(config.session), deadline)
-    yield from evidence.from_environments(evidence.USER_PROCESS, of_user, known)
-    of_manager = reach.look(lambda: [manager_environment(places, reach.TIMEOUT)], deadline)
-    yield from evidence.from_environments(
-        evidence.USER_MANAGER, of_manager, known, proof=Proof.SERVER
-    )
-    # Last, though the kernel tells who listens: it means showing every cookie of the user's to
-    # servers of whom nothing is known.
-    environments = (*of_session, *of_user, *of_manager)
-    named = [e["XAUTHORITY"] for e in environments if "XAUTHORITY" in e]
-    yield from evidence.from_sockets(reach.look(places.server_numbers, deadline), [*named, *known])
-
-
-def _open(attempt: Attempt, config: Config, server: Server) -> Opened:
-    display = open_display(attempt.display)
-    with lost_display(display):
-        vt = proof.find_vt(display)
-        _check_proof(attempt, vt, config, is_ours=server.pid in config.pids)
-        if proof.is_xwayland(display):
-            raise NoDisplayError(
-                UNSUPPORTED,
-                f"display {attempt.display} is XWayland, which shows only single windows of a "
-                f"Wayland session: {XORG_REMEDY}",
-            )
-    try:
-        capture: X11Capture = capture_display(display)
-    except DisplayError as error:
-        raise NoDisplayError(REFUSED, str(error)) from None  # it is the session's, whoever told
-    return Opened(capture, attempt.rule, attempt.display, vt or 0)
-
-
-def _check_proof(attempt: Attempt, vt: int | None, config: Config, *, is_ours: bool) -> None:
-    is_on_vt = vt is not None and vt == config.vt
-    if vt is not None and config.vt and not is_on_vt:
-        raise DisplayError(
-            f"display {attempt.display} is on VT {vt}, the session on VT {config.vt}"
-        )
-    is_proven = is_on_vt or (attempt.proof is Proof.SERVER and is_ours)
-    if attempt.proof is not Proof.NONE and not is_proven:
-        where = f"on VT {config.vt}" if attempt.proof is Proof.VT else "the session's"
-        raise DisplayError(f"nothing tells that display {attempt.display} is {where}")
+def _joined(refusals: dict[str, NoDisplayError]) -> NoDisplayError:
+    """Return all in one, each with as much room as any other."""
+    if len(refusals) == 1:
+        return next(iter(refusals.values()))
+    reason = min((error.reason for error in refusals.values()), key=MOST_TELLING.index)
+    room = MAX_TEXT // len(refusals) - len("; ")
+    texts = [f"{name}: {error}"[:room] for name, error in refusals.items()]
+    return NoDisplayError(reason, "; ".join(texts))

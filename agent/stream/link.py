@@ -11,9 +11,8 @@ from typing import Final
 
 from agent.capture.base import Capture, Cursor
 from agent.encode.base import Encoder
-from agent.stream.discover import Opened
 from agent.stream.framelog import FrameLog
-from agent.stream.reach import REFUSED, NoDisplayError
+from agent.stream.opened import REFUSED, NoDisplayError, Opened
 from agent.stream.screen import Screen
 from agent.stream.sender import Sender
 from agent.stream.streamer import Codecs, Streamer
@@ -200,7 +199,7 @@ class LinkSession:
         assert self._codecs  # noqa: S101 (as in every configured session)
         self._unlimit()
         opened = self._opened
-        log.info("capturing %s (%s)", description, opened.rule)
+        log.info("capturing %s (%s, %s)", description, opened.backend, opened.rule)
         self._streamer = Streamer(
             self._screen, self._codecs, self._frames, self._sender,
             pack=device.pack, fail=lambda text: self._fail(ENCODER_FAILED, EncoderError(text)),
@@ -209,7 +208,9 @@ class LinkSession:
         self._streamer.pipeline.withhold()
         self._streamer.pipeline.told_rate = 0.0  # how fast frames leave us says nothing of the host
         self.state = State.PAUSED
-        self._send(Ready(opened.rule, opened.display, *self._size, vt=opened.vt))
+        self._send(
+            Ready(opened.rule, opened.display, *self._size, vt=opened.vt, backend=opened.backend)
+        )
 
     def on_changed(self) -> None:
         """Capture when it is time."""

@@ -5,15 +5,32 @@ SO_PEERCRED names the process that listened first; nothing is said to it.
 
 import contextlib
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from agent.capture.x11.server import Server, connect_server
-from agent.stream.evidence import is_compositor, parse_authority, session_of
-from agent.stream.places import Places
+from agent.stream.evidence import is_compositor, parse_authority, parse_environ, session_of
+from agent.stream.places import MAX_ENVIRON, Places
 
 MAX_CMDLINE: Final = 64 << 10  # bytes; -auth is among the first of an X server's arguments
 MAX_COMPOSITORS: Final = 16  # a session has one, and perhaps a nested one
 _TIMEOUT: Final = 0.5  # seconds; the kernel completes a connection to who listens at once
+
+
+@dataclass(frozen=True, slots=True)
+class Compositor:
+    """A Wayland compositor that listens at ``path``.
+
+    ``is_of_session``: it is known to be the session's, and not only possible.
+    """
+
+    path: str
+    is_of_session: bool
+
+    @property
+    def name(self) -> str:
+        """What its clients call it, such as ``wayland-0``."""
+        return self.path.rpartition("/")[2]
 
 
 def session_servers(places: Places, pids: Collection[int]) -> Iterator[tuple[int, str]]:
@@ -27,23 +44,30 @@ def session_servers(places: Places, pids: Collection[int]) -> Iterator[tuple[int
             yield number, parse_authority(places.read(server.pid, "cmdline", MAX_CMDLINE))
 
 
-def compositors(places: Places, session: str, pids: Collection[int]) -> Iterator[str]:
-    """Yield the sockets of the Wayland compositors that may be those of ``session``.
+def compositors(places: Places, session: str, pids: Collection[int]) -> list[Compositor]:
+    """Return the Wayland compositors that may be that of ``session``, the likeliest first.
 
-    That is a process of the session, or one of the user's that is in no other session: a
-    compositor that the user's manager started is in none.
+    That is a process of the session, one of the user's that says it is of this session, or one
+    that says nothing: what the user's manager has started is in no session's scope. Of the same
+    kind the oldest is the first: those that run in a window of another one come after it.
     """
+    found = list[Compositor]()
+    # A socket that nobody listens at is what a killed compositor has left.
     for path in places.runtime_files(is_compositor)[:MAX_COMPOSITORS]:
         server = listener(path)
-        if server is None:
-            continue
-        if server.pid in pids or (server.uid == places.uid and _may_be_of(places, server, session)):
-            yield path
+        if server and (server.pid in pids or server.uid == places.uid):
+            named = session if server.pid in pids else _session_of(places, server.pid)
+            if named in {"", session}:
+                found.append(Compositor(path, is_of_session=bool(named)))
+    return sorted(found, key=lambda it: (not it.is_of_session, places.age(it.path)))
 
 
-def _may_be_of(places: Places, server: Server, session: str) -> bool:
-    cgroup = places.read(server.pid, "cgroup", MAX_CMDLINE).decode("utf-8", "replace")
-    return session_of(cgroup) in {"", session}
+def _session_of(places: Places, pid: int) -> str:
+    """Return the session that a process is in, or else says that it is for; "" for none."""
+    cgroup = places.read(pid, "cgroup", MAX_CMDLINE).decode("utf-8", "replace")
+    if named := session_of(cgroup):
+        return named
+    return parse_environ(places.read(pid, "environ", MAX_ENVIRON)).get("XDG_SESSION_ID", "")
 
 
 def listener(path: str, timeout: float = _TIMEOUT) -> Server | None:

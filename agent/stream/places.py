@@ -35,6 +35,7 @@ class Places:
     proc: Path = Path("/proc")
     sockets: Path = Path("/tmp/.X11-unix")  # noqa: S108 (where X servers listen)
     run: Path = Path("/run")
+    sys: Path = Path("/sys")
 
     @classmethod
     def real(cls, environ: Mapping[str, str]) -> Self:
@@ -66,6 +67,22 @@ class Places:
         with contextlib.suppress(OSError):
             return sorted(str(self.runtime / n) for n in os.listdir(self.runtime) if is_wanted(n))
         return []
+
+    def age(self, path: str) -> float:
+        """Return a number that is less for an older file, such as a socket since it was made."""
+        with contextlib.suppress(OSError):
+            return os.lstat(path).st_mtime
+        return 0.0
+
+    def connectors(self) -> set[str]:
+        """Return the names of the graphics cards' connectors, such as ``HDMI-A-1``.
+
+        They are the names of the outputs of whoever has such a card.
+        """
+        with contextlib.suppress(OSError):
+            names = os.listdir(self.sys / "class" / "drm")
+            return {name.partition("-")[2] for name in names if name.startswith("card")} - {""}
+        return set()
 
     def read(self, pid: int, name: str, limit: int) -> bytes:
         """Return at most ``limit`` bytes of a file of process ``pid``; nothing if it is gone."""

@@ -4,55 +4,20 @@ Each step may take as long as a user likes, so each has its limit. What makes a 
 one, and what is then done with it, is the caller's.
 """
 
-import logging
-import time
-from collections.abc import Callable, Iterable
-from typing import Final, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 from agent.capture.x11.access import Cookie, answering, granted
 from agent.capture.x11.server import Server, connect_server
+from agent.stream import bounded
 from agent.stream.bounded import within
 from agent.stream.evidence import Attempt, display_number
+from agent.stream.opened import NOT_FOUND, NoDisplayError
 from agent.stream.places import Places
 from agent.stream.xauthority import XauthorityError, choose_cookie, parse_cookie, read_xauthority
 from sessiond.errors import DisplayError
 
-log = logging.getLogger(__name__)
-
 T = TypeVar("T")
-
-TIMEOUT: Final = 2.0  # seconds for one attempt's cookie, and again for its server
-
-NOT_FOUND: Final = "no-display-found"
-REFUSED: Final = "display-refused"
-UNSUPPORTED: Final = "type-unsupported"
-
-
-class NoDisplayError(DisplayError):
-    """No display could be opened; ``reason`` is a code of the daemon's."""
-
-    def __init__(self, reason: str, text: str) -> None:
-        super().__init__(text)
-        self.reason = reason
-
-
-def look(source: Callable[[], Iterable[T]], deadline: float) -> list[T]:
-    """Return what a look-up finds until it hangs, fails or is out of time.
-
-    ``deadline`` is on the clock of ``time.monotonic``.
-    """
-    found = list[T]()
-
-    def collect() -> None:
-        found.extend(source())
-
-    seconds = min(TIMEOUT, deadline - time.monotonic())
-    if seconds > 0:
-        try:
-            within(seconds, collect, "looking for evidence")
-        except (DisplayError, OSError) as error:
-            log.info("%s", error)
-    return list(found)
 
 
 def reach(attempt: Attempt, places: Places, use: Callable[[Server], T]) -> T:
@@ -69,8 +34,8 @@ def reach(attempt: Attempt, places: Places, use: Callable[[Server], T]) -> T:
     try:
         # In a public folder, where anybody may have put a link to a dead mount.
         server = within(
-            TIMEOUT,
-            lambda: connect_server(places.server(number), TIMEOUT),
+            bounded.TIMEOUT,
+            lambda: connect_server(places.server(number), bounded.TIMEOUT),
             f"socket of display {attempt.display}",
         )
     except OSError as error:
@@ -78,7 +43,7 @@ def reach(attempt: Attempt, places: Places, use: Callable[[Server], T]) -> T:
         raise NoDisplayError(NOT_FOUND, text) from None
     try:
         _check_server(attempt, server, places.uid)
-        with answering(server.sock, attempt.display, TIMEOUT), granted(server.sock, cookie):
+        with answering(server.sock, attempt.display, bounded.TIMEOUT), granted(server.sock, cookie):
             return use(server)
     except BaseException:
         server.sock.close()
@@ -97,7 +62,9 @@ def _cookie(attempt: Attempt, number: int, places: Places) -> Cookie:
     path = attempt.xauthority
     if not path:
         return Cookie()
-    entries = within(TIMEOUT, lambda: read_xauthority(path, places.uid), f"cookie file {path}")
+    entries = within(
+        bounded.TIMEOUT, lambda: read_xauthority(path, places.uid), f"cookie file {path}"
+    )
     cookie = choose_cookie(entries, number, places.hostname, is_servers_own=attempt.is_servers_own)
     if cookie is None:
         raise XauthorityError(f"cookie file {path} has nothing for display :{number}")

@@ -17,7 +17,8 @@ from Xlib.ext import randr
 from agent.capture.x11.access import answering
 from agent.capture.x11.display import connect_display, lost_display
 from agent.capture.x11.server import Server
-from agent.stream import evidence, reach
+from agent.stream import bounded, evidence, reach
+from agent.stream.bounded import look
 from agent.stream.evidence import Attempt, Environment, display_number, parse_authority
 from agent.stream.listeners import MAX_CMDLINE
 from agent.stream.places import Places
@@ -69,7 +70,7 @@ class Connection:
         sock = self._display.display.socket
         with (
             _understood(self.name),
-            answering(sock, self.name, reach.TIMEOUT),
+            answering(sock, self.name, bounded.TIMEOUT),
             lost_display(self._display),
         ):
             return _screens(self._display)
@@ -127,11 +128,11 @@ def _attempts(
         path = parse_authority(places.read(server.pid, "cmdline", MAX_CMDLINE))
         if path:
             yield Attempt("server", name, path, is_servers_own=True)
-    known = reach.look(places.authorities, deadline)
+    known = look(places.authorities, deadline)
     yield from (Attempt("known-file", name, path) for path in known)
-    of_processes = reach.look(places.own_processes, deadline)
+    of_processes = look(places.own_processes, deadline)
     yield from _of(evidence.USER_PROCESS, number, of_processes)
-    of_manager = reach.look(lambda: [manager_environment(places, reach.TIMEOUT)], deadline)
+    of_manager = look(lambda: [manager_environment(places, bounded.TIMEOUT)], deadline)
     yield from _of(evidence.USER_MANAGER, number, of_manager)
     yield Attempt("no-cookie", name)
 

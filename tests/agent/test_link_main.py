@@ -82,7 +82,7 @@ async def test_display_with_a_cookie(tmp_path: Path) -> None:
         right = Candidate("right", xserver.display, cookie=RIGHT.hex())
         async with child("stream") as daemon:
             ready = await daemon.configure(Config("c1", os.getuid(), candidates=(wrong, right)))
-            assert ready == Ready("right", xserver.display, 64, 48)
+            assert ready == Ready("right", xserver.display, 64, 48, backend="x11")
             for _ in range(2):
                 await daemon.activate(credit=1)
                 with await picture(daemon) as frame:
@@ -102,7 +102,7 @@ async def test_screen_that_grows_too_large() -> None:
         here = Candidate("here", xserver.display)
         async with child("stream") as daemon:
             ready = await daemon.configure(Config("c1", os.getuid(), candidates=(here,)))
-            assert ready == Ready("here", xserver.display, 64, 48)
+            assert ready == Ready("here", xserver.display, 64, 48, backend="x11")
             await daemon.activate(credit=1)
             await picture(daemon)
             xrandr(xserver.display, "--output", "screen", "--mode", "8200x64")
@@ -118,7 +118,9 @@ async def test_screen_that_grows_too_large() -> None:
 @in_loop
 async def test_daemon_goes_away_and_so_does_the_agent() -> None:
     async with child("stream", "--capture", "pattern", "--display", "64x48@50") as daemon:
-        assert await daemon.configure(CONFIG) == Ready("option", "64x48@50", 64, 48)
+        assert await daemon.configure(CONFIG) == Ready(
+            "option", "64x48@50", 64, 48, backend="pattern"
+        )
         await daemon.activate(credit=2)
         await daemon.hear_types()
         daemon.sock.close()
@@ -130,7 +132,9 @@ async def test_daemon_goes_away_and_so_does_the_agent() -> None:
 @in_loop
 async def test_placeholder() -> None:
     async with child("placeholder", "--text", "Nobody is here.", "--size", "320x200") as daemon:
-        assert await daemon.configure(CONFIG) == Ready("placeholder", "", 320, 200)
+        assert await daemon.configure(CONFIG) == Ready(
+            "placeholder", "", 320, 200, backend="placeholder"
+        )
         for _ in range(2):
             await daemon.activate(credit=3)
             with await picture(daemon) as frame:

@@ -12,7 +12,7 @@ from sessiond.errors import UsageError
 
 def test_defaults() -> None:
     options = parse(["stream"])
-    assert (options.port, options.display, options.capture) == (STREAM_PORT, "", "x11")
+    assert (options.port, options.display, options.capture) == (STREAM_PORT, "", "")
     assert (options.codec, options.codec_option, options.plugins_dir) == ("", [], [])
     assert (options.log_file, options.log_binary, options.log_categories) == ("", False, "")
     assert not options.debug

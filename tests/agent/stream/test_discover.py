@@ -14,10 +14,10 @@ from Xlib import Xatom
 from Xlib.display import Display
 
 from agent.capture.x11 import access, proof, server
-from agent.stream import reach
+from agent.stream import bounded, reach
 from agent.stream.discover import open_session_display
+from agent.stream.opened import NoDisplayError
 from agent.stream.places import Places
-from agent.stream.reach import NoDisplayError
 from sessiond.wire.link import Candidate, Config
 from tests.agent.stream.cookies import RIGHT, WRONG, record, write
 from tests.agent.stream.test_xauthority import BAD, make_bad
@@ -276,7 +276,7 @@ def test_nothing_there(places: Places, display: str) -> None:
 def test_server_that_does_not_answer(
     real: Places, xserver: Xvfb, monkeypatch: pytest.MonkeyPatch, *, is_abstract: bool
 ) -> None:
-    monkeypatch.setattr(reach, "TIMEOUT", 0.1)
+    monkeypatch.setattr(bounded, "TIMEOUT", 0.1)
     path = real.server(99)
     with socket.socket(socket.AF_UNIX) as mute:
         mute.bind(f"\0{path}" if is_abstract else path)
@@ -285,10 +285,10 @@ def test_server_that_does_not_answer(
         reason, text = refusal(config(bad), real)
         assert reason == "display-refused"
         assert "display :99 did not answer in 0.1 s (mute)" in text
-        monkeypatch.setattr(reach, "TIMEOUT", 2.0)
+        monkeypatch.setattr(bounded, "TIMEOUT", 2.0)
         good = Candidate("good", xserver.display, cookie=RIGHT.hex())
         with monkeypatch.context() as patch:
-            patch.setattr(reach, "TIMEOUT", 0.3)
+            patch.setattr(bounded, "TIMEOUT", 0.3)
             assert rule_of(config(bad, good), real) == "good"
 
 
@@ -296,7 +296,7 @@ def test_cookie_on_a_dead_mount(
     real: Places, xserver: Xvfb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A read that never returns is left behind."""
-    monkeypatch.setattr(reach, "TIMEOUT", 0.3)
+    monkeypatch.setattr(bounded, "TIMEOUT", 0.3)
     reading, writing = os.pipe()
     monkeypatch.setattr(reach, "read_xauthority", lambda _path, _uid: os.read(reading, 1))
     bad = Candidate("dead", xserver.display, "/net/file")
@@ -314,7 +314,7 @@ def test_mount_that_is_really_dead(
     real: Places, xserver: Xvfb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither a cookie file nor a socket's name on it holds us up for longer than its time."""
-    monkeypatch.setattr(reach, "TIMEOUT", 0.3)
+    monkeypatch.setattr(bounded, "TIMEOUT", 0.3)
     good = Candidate("good", xserver.display, cookie=RIGHT.hex())
     with dead_mount() as mount:
         (real.sockets / "X64999").symlink_to(mount / "X")

@@ -14,11 +14,10 @@ from agent.capture.base import Capture, Changes, Frame
 from agent.encode.base import Encoder
 from agent.encode.jpeg import JpegEncoder
 from agent.stream import link as link_module
-from agent.stream.discover import Opened
 from agent.stream.framelog import FrameLog
 from agent.stream.link import ALLOWED, LinkSession, State, adopt_link
 from agent.stream.link_app import codec_maker
-from agent.stream.reach import NoDisplayError
+from agent.stream.opened import NoDisplayError, Opened
 from sessiond.errors import DisplayError, EncoderError, ProtocolError, SessiondError, UsageError
 from sessiond.transport.edge import EdgePoller
 from sessiond.wire.device import Codec, Type
@@ -88,7 +87,7 @@ async def linked(
 @in_loop
 async def test_ready() -> None:
     async with linked(ScriptedCapture()) as daemon:
-        assert await daemon.configure(CONFIG) == Ready("a rule", ":5", *SIZE, vt=7)
+        assert await daemon.configure(CONFIG) == Ready("a rule", ":5", *SIZE, vt=7, backend="x11")
         await daemon.quiet()
 
 

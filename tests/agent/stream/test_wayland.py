@@ -11,8 +11,8 @@ import pytest
 
 from agent.stream.discover import open_session_display
 from agent.stream.listeners import MAX_COMPOSITORS, compositors
+from agent.stream.opened import NoDisplayError
 from agent.stream.places import Places
-from agent.stream.reach import NoDisplayError
 from sessiond.wire.link import Candidate, Config
 from tests.agent.stream.cookies import RIGHT, record, write
 from tests.fixtures.wayland import Cage
@@ -85,7 +85,7 @@ def test_display_after_xwayland(of_cage: Places, cage: Cage, tmp_path: Path) -> 
 def test_compositor_and_no_x_display(of_cage: Places, cage: Cage, *, needs_proof: bool) -> None:
     reason, text = refusal(config(needs_proof=needs_proof), of_cage)
     assert reason == "type-unsupported"
-    assert f"a Wayland compositor at {cage.wayland};" in text
+    assert f"a Wayland compositor at {cage.wayland}, and only X11 is captured here" in text
     assert all(remedy in text for remedy in REMEDIES)
 
 

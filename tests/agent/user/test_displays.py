@@ -17,7 +17,7 @@ from Xlib.display import Display
 from Xlib.ext import randr
 
 from agent.capture.x11 import access
-from agent.stream import reach
+from agent.stream import bounded
 from agent.stream.places import Places
 from agent.user import displays as module
 from agent.user.displays import Displays
@@ -228,7 +228,7 @@ async def test_a_wrong_cookie_and_the_next(real: Places, xserver: Xvfb, tmp_path
 async def test_a_server_that_does_not_answer(
     places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reach, "TIMEOUT", 0.1)
+    monkeypatch.setattr(bounded, "TIMEOUT", 0.1)
     with socket.socket(socket.AF_UNIX) as mute:
         mute.bind(places.server(9))
         mute.listen()
@@ -428,7 +428,7 @@ async def test_a_server_that_stops_answering(
         link_socket(places, server)
         async with watch(places) as it:
             await it.displays.connect(server.display)
-            monkeypatch.setattr(reach, "TIMEOUT", 0.2)
+            monkeypatch.setattr(bounded, "TIMEOUT", 0.2)
             server.process.send_signal(signal.SIGSTOP)
             try:
                 with pytest.raises(CommandError, match=r"did not answer in 0\.2 s"):
