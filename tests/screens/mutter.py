@@ -113,13 +113,13 @@ class Mutter:
 
     @contextlib.contextmanager
     def as_its_user(self) -> Iterator[None]:
-        """Be the user ``uid``, with every thread."""
-        before = os.geteuid()
-        os.seteuid(self.uid)
+        """Be the user ``uid``, with every thread; also by the real id, which a bus is told."""
+        real, effective, saved = os.getresuid()
+        os.setresuid(self.uid, self.uid, effective)
         try:
             yield
         finally:
-            os.seteuid(before)
+            os.setresuid(real, effective, saved)
 
     @contextlib.contextmanager
     def x_display(self) -> Iterator[Display]:

@@ -1,0 +1,278 @@
+"""A compositor that lets itself be recorded by PipeWire, as a capture back-end.
+
+Who makes the recording, and says where each monitor is, is a ``Casting``: one for each kind of
+compositor. Each monitor is a stream; one alone is shown from the compositor's own buffers.
+"""
+
+import abc
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Final, cast
+
+from agent.capture.bands import all_bands, differing
+from agent.capture.base import OPENING, SLOTS, Capture, Changes, Cursor, Frame
+from agent.capture.canvas import Area, Canvas, enclosing
+from agent.capture.pipewire import Held, PipeWire
+from sessiond.errors import DisplayError
+
+MAX_RATE: Final = 30  # pictures a second that are asked for; streams are paced to that or less
+MAX_MONITORS: Final = 16
+_FIRST: Final = 2.0  # seconds until the first picture
+_NEWS: Final = 1.0  # seconds in which the compositor says why a recording ended
+_TRIES: Final = 8  # to begin between two changes of the monitors
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A monitor, the node of PipeWire that shows it, and where in the picture it is, in pixels."""
+
+    name: str
+    node: int
+    x: int
+    y: int
+
+
+class Casting(abc.ABC):
+    """Makes recordings of all monitors. Raises DisplayError when the compositor is lost."""
+
+    name: str
+
+    @property
+    @abc.abstractmethod
+    def is_outdated(self) -> bool:
+        """Whether ``start`` would now give something else than it gave."""
+
+    @abc.abstractmethod
+    def start(self) -> tuple[Place, ...]:
+        """End the recording that is, and begin one of all the monitors that are there now."""
+
+    @abc.abstractmethod
+    def wait(self, fds: Collection[int], timeout: float | None) -> frozenset[int]:
+        """Wait for one of ``fds``, for ``is_outdated``, or so many seconds; return the readable."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """End the recording and the connection. Does not raise."""
+
+
+class CastCapture(Capture):
+    """All monitors of a compositor in one picture."""
+
+    def __init__(self, casting: Casting, pipewire: PipeWire) -> None:
+        """Begin to record. Raises DisplayError; ``casting`` and ``pipewire`` are ours even then."""
+        self._casting = casting
+        self._pipewire = pipewire
+        self._is_watching = False
+        self._is_dark = False  # no picture came, though one was waited for
+        self._is_told = False  # of a new picture, since the last grab
+        self._grabbed = 0  # pictures that there were at the last grab
+        self._changes = Changes.NONE  # seen, and not told yet
+        self._seen: tuple[Cursor | None, tuple[int, int], str] = (None, (0, 0), "")
+        self._size, self._pointer = (0, 0), (0, 0)
+        self._places: tuple[Place, ...] = ()
+        self._sizes: list[tuple[int, int]] = []
+        self._canvas: Canvas | None = None  # for more monitors than one
+        self._held: list[Held | None] = []
+        self._last: Frame | None = None
+        try:
+            self._start()
+            self._take_changes()  # none that anybody does not know of
+        except BaseException:
+            self.close()
+            raise
+
+    def describe(self) -> str:
+        monitors = "+".join(self.outputs()) or "no monitor"
+        return f"{monitors} of {self._casting.name}, {self._size[0]}x{self._size[1]}, by PipeWire"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self._size
+
+    @property
+    def unavailable(self) -> str:
+        if not self._places:
+            return f"{self._casting.name} has no monitor"
+        if self._is_dark:
+            return f"{self._casting.name} shows nothing: its monitors may be switched off"
+        return ""
+
+    def begin(self) -> None:
+        self._is_watching = self._is_told = True
+        for stream in self._pipewire.streams:
+            stream.forget_picture()  # the first one comes again
+            stream.set_active(active=True)
+        self._wait_pictures()
+
+    def end(self) -> None:
+        self._is_watching = False
+        for stream in self._pipewire.streams:
+            stream.set_active(active=False)
+
+    def wait(self, wake_fd: int) -> Changes:
+        is_woken = False
+        while not (changes := self._take_changes()) and not is_woken:
+            ready = self._casting.wait((self._pipewire.fd, wake_fd), None)
+            if self._pipewire.fd in ready:
+                self._pipewire.dispatch()
+            is_woken = wake_fd in ready
+        return changes
+
+    def grab(self, slot: int) -> Frame | None:
+        self._pipewire.dispatch()
+        self._mend()
+        if not self._wait_pictures():
+            return None
+        self._is_told, self._grabbed = False, self._pictures()
+        pictures = [cast("Held", stream.newest).hold() for stream in self._pipewire.streams]
+        frame = self._compose(slot, pictures) if self._canvas else self._show(slot, pictures[0])
+        self._last = frame
+        return frame
+
+    def cursor(self) -> Cursor | None:
+        for stream in self._pipewire.streams:
+            if stream.cursor.is_here:
+                return stream.cursor.shape
+        return None
+
+    def pointer(self) -> tuple[int, int]:
+        for place, stream in zip(self._places, self._pipewire.streams, strict=True):
+            if stream.cursor.is_here:
+                x, y = stream.cursor.position
+                self._pointer = (place.x + x, place.y + y)
+        return self._pointer
+
+    def outputs(self) -> tuple[str, ...]:
+        return tuple(place.name for place in self._places)
+
+    def close(self) -> None:
+        self._forget()
+        self._pipewire.close()
+        self._casting.close()
+
+    def _forget(self) -> None:
+        self._pipewire.forget()
+        self._places = ()
+        self._held.clear()
+        self._canvas = self._last = None
+
+    def _start(self) -> None:
+        """Record the monitors that there are now."""
+        for _ in range(_TRIES):
+            self._forget()
+            self._places = self._casting.start()
+            if len(self._places) > MAX_MONITORS:
+                raise DisplayError(f"{self._casting.name} has more than {MAX_MONITORS} monitors")
+            for place in self._places:
+                self._pipewire.record(place.node, MAX_RATE)
+            self._wait_until(self._is_started, OPENING)
+            if not self._casting.is_outdated:
+                break
+        else:
+            raise DisplayError(f"{self._casting.name} changes its monitors all the time")
+        for stream in self._pipewire.streams:
+            if stream.ended:
+                raise DisplayError(stream.ended)
+            if not any(stream.size):
+                raise DisplayError(
+                    f"PipeWire does not connect us with what {self._casting.name} shows: is "
+                    "wireplumber running for this session (install the package wireplumber)?"
+                )
+            stream.set_active(active=self._is_watching)
+        self._arrange()
+
+    def _is_started(self) -> bool:
+        streams = self._pipewire.streams
+        return self._casting.is_outdated or all(any(each.size) or each.ended for each in streams)
+
+    def _arrange(self) -> None:
+        """Find the size of the whole picture, and make what it takes to put it together."""
+        streams = self._pipewire.streams
+        self._sizes = [stream.size for stream in streams]
+        areas = [
+            Area(place.x, place.y, *size)
+            for place, size in zip(self._places, self._sizes, strict=True)
+        ]
+        if areas:
+            self._size = enclosing(areas)
+        is_whole = len(areas) == 1 and areas[0].x == areas[0].y == 0
+        self._canvas = None if is_whole else Canvas(self._size, areas)
+        self._held = [None] * (SLOTS if is_whole else len(areas))
+        self._last = None
+        if self._is_watching:
+            self._is_told = True
+            self._changes |= Changes.PICTURE
+        self._changes |= Changes.AVAILABLE
+
+    def _mend(self) -> None:
+        """Begin again where the monitors, or the size of their pictures, have changed."""
+        streams = self._pipewire.streams
+        if ended := [stream.ended for stream in streams if stream.ended]:
+            self._casting.wait((), _NEWS)
+            if not self._casting.is_outdated:
+                raise DisplayError(f"{self._casting.name}: {ended[0]}")
+        if self._casting.is_outdated:
+            self._start()
+        elif self._sizes != [stream.size for stream in streams]:
+            self._arrange()
+
+    def _take_changes(self) -> Changes:
+        """Return what is new since the call before."""
+        self._mend()
+        if self._is_watching and not self._is_told and self._pictures() != self._grabbed:
+            self._is_told = True
+            self._changes |= Changes.PICTURE
+        if self._has_pictures():
+            self._is_dark = False
+        seen = (self.cursor(), self.pointer(), self.unavailable)
+        kinds = (Changes.CURSOR, Changes.POINTER, Changes.AVAILABLE | Changes.PICTURE)
+        for one, other, kind in zip(seen, self._seen, kinds, strict=True):
+            if one != other:
+                self._changes |= kind
+        self._seen = seen
+        changes, self._changes = self._changes, Changes.NONE
+        return changes
+
+    def _pictures(self) -> int:
+        return sum(stream.pictures for stream in self._pipewire.streams)
+
+    def _has_pictures(self) -> bool:
+        return all(stream.newest for stream in self._pipewire.streams)
+
+    def _wait_pictures(self) -> bool:
+        """Wait for the first picture of each monitor, and return whether there is one."""
+        if not self._places:
+            return False
+        self._is_dark = not self._wait_until(self._has_pictures, 0 if self._is_dark else _FIRST)
+        return not self._is_dark
+
+    def _wait_until(self, condition: Callable[[], bool], seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while not (is_met := condition()) and (left := deadline - time.monotonic()) > 0:
+            if self._casting.wait((self._pipewire.fd,), left):
+                self._pipewire.dispatch()
+        return is_met
+
+    def _show(self, slot: int, held: Held) -> Frame:
+        """Return the picture of the only monitor, where it lies."""
+        picture, last = held.picture, self._last
+        changed = None
+        if last and last.stride == picture.stride:
+            bands = all_bands(picture.height)
+            changed = differing(picture.pixels, last.pixels, picture.stride, bands)
+        before, self._held[slot] = self._held[slot], held
+        if before:
+            before.release()
+        pixels = picture.pixels[: picture.size]
+        return Frame(picture.width, picture.height, picture.stride, pixels, slot, changed)
+
+    def _compose(self, slot: int, pictures: list[Held]) -> Frame:
+        """Return the pictures of all monitors, put together."""
+        assert self._canvas  # noqa: S101 (that is when this is called)
+        frame = self._canvas.take(slot, [held.picture for held in pictures])
+        for before in self._held:
+            if before:
+                before.release()
+        self._held[:] = pictures  # what the next ones are compared with
+        return frame

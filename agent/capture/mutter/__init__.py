@@ -1,0 +1,1 @@
+"""The screens of a GNOME session, as Mutter lets them be recorded."""
