@@ -139,6 +139,8 @@ class Kind(enum.IntEnum):
 class Plane(NamedTuple):
     """A part of a buffer, and where in the picture it is shown. All numbers are pixels or bytes.
 
+    The picture is the rectangle from 0, 0 that holds all PRIMARY planes.
+
     ``buffer`` is the place of its descriptor among those that came along (0 for LOOK). ``x`` and
     ``y`` are those of its upper left corner; ``left`` and ``top`` of where it begins in the
     buffer, which has rows of ``pitch`` bytes from ``offset`` on, of ``fourcc``. ``output`` is a
@@ -215,6 +217,8 @@ def parse_answer(untrusted: bytes, buffers: int) -> tuple[Plane, ...] | Refused:
     if not 1 <= count <= MAX_PLANES or len(body) != count * _PLANE.size:
         raise ProtocolError(f"{count} planes in {len(body)} bytes")
     planes = tuple(_plane(fields) for fields in _PLANE.iter_unpack(body))
+    if not any(plane.kind is Kind.PRIMARY for plane in planes):
+        raise ProtocolError("nothing but cursors")
     if buffers and {plane.buffer for plane in planes} != set(range(buffers)):
         raise ProtocolError("the planes are not those of the buffers")
     return planes
@@ -241,7 +245,12 @@ def _plane(untrusted: tuple[Any, ...]) -> Plane:
         raise ProtocolError(f"a plane of {plane.width}x{plane.height}, format {plane.fourcc:#x}")
     if sides[0] * pixel > plane.pitch or plane.pitch > MAX_SIDE * 16:
         raise ProtocolError(f"rows of {plane.pitch} bytes for {sides[0]} pixels")
-    if max(map(abs, (plane.x, plane.y, plane.hot_x, plane.hot_y))) > 2 * MAX_SIDE:
+    if kind is Kind.PRIMARY:
+        is_inside = min(plane.x, plane.y) >= 0
+        is_inside &= max(plane.x + plane.width, plane.y + plane.height) <= MAX_SIDE
+    else:
+        is_inside = max(map(abs, (plane.x, plane.y, plane.hot_x, plane.hot_y))) <= 2 * MAX_SIDE
+    if not is_inside:
         raise ProtocolError(f"a plane at {plane.x}, {plane.y}")
     return plane
 

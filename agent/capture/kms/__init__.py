@@ -1,0 +1,1 @@
+"""The display hardware as a capture back-end, through the helper that may look at it."""
