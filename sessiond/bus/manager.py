@@ -59,6 +59,7 @@ class Manager:
             "ReasonText": status.text,
             "HostAsking": bool(status.host_codecs),
             "HostCodecs": [codec_name(codec) for codec in status.host_codecs],
+            "Backend": status.backend,
             "Codec": codec_name(status.codec),
             "Encoder": status.encoder,
             "CodecReason": status.why,

@@ -8,7 +8,7 @@ from sessiond.bus.control import Control
 from sessiond.model import Display, Session, State
 from sessiond.transport.objects import Caller
 
-_NOTHING = Display("", "")
+_NOTHING = Display("", "", "")
 
 
 class SessionObject:
@@ -35,6 +35,7 @@ class SessionObject:
             "Type": session.type,
             "Class": session.cls,
             "Display": display.name or session.display,
+            "Backend": display.backend,
             "TTY": session.tty,
             "Desktop": session.desktop,
             "Remote": session.remote,

@@ -4,17 +4,15 @@ Each check is ``ok``, or ``fail`` with what to do, or ``skip``: not known while 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 from sessiond.ctl.client import Properties
+from sessiond.ctl.findings import FAIL, OK, SKIP, Answer, Findings
+from sessiond.ctl.means import graphics_card, pipewire
 from sessiond.ctl.outcome import START_IT, Exit
-from sessiond.ctl.status import codec, describe
+from sessiond.ctl.status import codec, describe, display
 from sessiond.ctl.view import Cell, Page, Style, Table, safe
 
-OK: Final = "ok"
-FAIL: Final = "fail"
-SKIP: Final = "skip"
 _STYLES: Final = {OK: Style.GOOD, FAIL: Style.BAD, SKIP: Style.WARN}
 
 # What to do, where the daemon's own sentence does not say it.
@@ -27,11 +25,16 @@ _REMEDIES: Final = {
     "port-busy": "End that program, which may be spice-streaming-agent.",
     "no-display-found": "Is the session's X server running? " + _LOOK,
     "display-refused": "The session's X server does not let its own user in: look at its xauth.",
+    "type-unsupported": "What may capture it: capture.order in spice-sessiond(8).",
     "agent-crashed": _LOOK,
     "agent-timeout": _LOOK,
     "host-refused": _LOOK,
     "encoder-failed": "Install an encoder for what the host decodes. " + _LOOK,
     "host-stalled": "Look at the viewer, and at the line to it.",
+}
+_WAYLAND_REMEDIES: Final = {
+    "no-display-found": "Does its compositor run? " + _LOOK,
+    "display-refused": "The compositor does not let its own user's programs see the screen.",
 }
 _MJPEG: Final = "mjpeg"
 _NEEDS_PYAV: Final = frozenset({"vp8", "vp9", "h264", "h265"})
@@ -41,51 +44,6 @@ _GET_DECODERS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Findings:
-    """What was found; "" or 0 or None for what is not there.
-
-    ``bus_error`` and ``config_error`` say why the bus or the configuration cannot be read: what
-    follows from them is not known then. ``pid`` is the daemon's; ``daemon_error`` says that it does
-    not answer. ``port``, ``agent`` and ``channel`` (of the host) are those of the configuration,
-    ``agent_path`` is where the agent was found, ``channel_holder`` the pid of who has the channel
-    open, as far as who asks may see it. ``caller`` is who asks, "" for root; ``agents`` are the
-    pids of the users' agents by their users. ``codecs`` is stream.codec of the configuration,
-    ``has_pyav`` says that the encoders of video codecs can be loaded.
-    """
-
-    name: str
-    bus_error: str = ""
-    pid: int = 0
-    daemon_error: str = ""
-    manager: Properties | None = None
-    front: Properties | None = None
-    has_logind: bool = False
-    has_polkit: bool = False
-    config_error: str = ""
-    port: str = ""
-    has_port: bool = False
-    agent: str = ""
-    agent_path: str = ""
-    channel: str = ""
-    has_channel: bool = False
-    channel_holder: int = 0
-    caller: str = ""
-    agents: Mapping[str, int] = field(default_factory=dict)
-    codecs: tuple[str, ...] = ("auto",)
-    has_pyav: bool = False
-
-    def told(self, name: str) -> str:
-        """Return a text property of the Manager."""
-        return safe((self.manager or {}).get(name, ""))
-
-    @property
-    def why(self) -> str:
-        """The daemon's sentence, with a remedy where it has none."""
-        return f"{self.told('ReasonText')} {_REMEDIES.get(self.told('Reason'), '')}".strip()
-
-
-Answer = tuple[str, str]
 _NO_DAEMON: Final[Answer] = (SKIP, "not known while the daemon does not answer")
 _NO_BUS: Final[Answer] = (SKIP, "not known without the message bus")
 
@@ -125,7 +83,7 @@ def _logind(found: Findings) -> Answer:
     if not found.has_logind:
         return FAIL, "nobody owns org.freedesktop.login1. Start it: systemctl start systemd-logind."
     if found.told("Reason") == "logind-missing":
-        return FAIL, found.why
+        return FAIL, _why(found)
     return OK, "is on the bus"
 
 
@@ -141,7 +99,7 @@ def _polkit(found: Findings) -> Answer:
 def _port(found: Findings) -> Answer:
     state = found.told("State")
     if state == "no-port":
-        return FAIL, found.why
+        return FAIL, _why(found)
     # A pause hides what is wrong with the port; but only through an open one a host can ask.
     if (found.manager or {}).get("HostAsking") or state not in {"", "paused"}:
         return OK, "the daemon has no complaint about it"
@@ -156,7 +114,7 @@ def _pause(found: Findings) -> Answer:
     if found.manager is None:
         return _NO_DAEMON
     if found.told("State") == "paused":
-        return FAIL, found.why
+        return FAIL, _why(found)
     return OK, "nobody has paused the stream"
 
 
@@ -165,7 +123,7 @@ def _host(found: Findings) -> Answer:
         return _NO_DAEMON
     reason = found.told("Reason")
     if reason in {"host-refused", "host-stalled"}:
-        return FAIL, found.why
+        return FAIL, _why(found)
     if found.manager.get("HostAsking"):
         return OK, f"a client asks for a stream, and decodes {_codecs(found.manager)}"
     if found.told("State") == "no-port":
@@ -178,18 +136,20 @@ def _display(found: Findings) -> Answer:
         return _NO_DAEMON
     front = found.front
     if front and front.get("EnvSource"):
-        rule, display = safe(front["EnvSource"]), safe(front.get("Display", ""))
-        return OK, f"{describe(front)}: {display}, found by {rule}"
+        rule = safe(front["EnvSource"])
+        return OK, f"{describe(front)}: {display(front)}, found by {rule}"
     state, reason = found.told("State"), found.told("Reason")
+    if front is None and found.manager.get("Backend"):
+        return OK, f"a text console, by {found.told('Backend')}"
     if state in {"no-session", "back-off"} and reason not in {"host-refused", "encoder-failed"}:
-        return FAIL, found.why
+        return FAIL, _why(found)
     return SKIP, f"not looked for: {state} ({reason})"
 
 
 def _encoder(found: Findings) -> Answer:
     manager = found.manager or {}
     if found.told("Reason") == "encoder-failed":
-        return FAIL, found.why
+        return FAIL, _why(found)
     if manager.get("Codec"):
         return OK, f"sends {codec(manager)}, {manager.get('Width', 0)}x{manager.get('Height', 0)}"
     result, text = (OK, "the agent runs") if manager.get("AgentPID") else _agent(found)
@@ -254,6 +214,14 @@ def _user_agent(found: Findings) -> Answer:
     return FAIL, f"{text}. {_START_AGENT}"
 
 
+def _why(found: Findings) -> str:
+    """Return the daemon's sentence, with a remedy where it has none."""
+    reason = found.told("Reason")
+    is_wayland = (found.front or {}).get("Type") == "wayland"
+    remedies = _REMEDIES | (_WAYLAND_REMEDIES if is_wayland else {})
+    return f"{found.told('ReasonText')} {remedies.get(reason, '')}".strip()
+
+
 def _codecs(manager: Properties) -> str:
     return ", ".join(map(safe, manager.get("HostCodecs", ())))
 
@@ -267,6 +235,8 @@ CHECKS: Final[Mapping[str, Callable[[Findings], Answer]]] = {
     "pause": _pause,
     "host": _host,
     "display": _display,
+    "graphics card": graphics_card,
+    "pipewire": pipewire,
     "encoder": _encoder,
     "video codecs": _video,
     "host channel": _channel,

@@ -1,7 +1,10 @@
 """Looks for what ``doctor`` judges: on the bus, in the configuration and in the file system."""
 
+import contextlib
+import ctypes
 import importlib.util
 import os
+import re
 import shutil
 from argparse import Namespace
 from dataclasses import replace
@@ -10,15 +13,19 @@ from typing import Any, Final
 
 from sessiond.config import load
 from sessiond.ctl.client import READ_LIMIT, Client, driver, owner_of
-from sessiond.ctl.doctor import Findings, doctor_page
+from sessiond.ctl.doctor import doctor_page
+from sessiond.ctl.findings import Findings, Means
 from sessiond.ctl.users import own_name
 from sessiond.ctl.view import Page
+from sessiond.displays.cards import has_card
 from sessiond.errors import BusCallError, BusError, UsageError
 from sessiond.stream.holder import holder_of
 from sessiond.transport.bus import Bus
 
 _LOGIND: Final = "org.freedesktop.login1"
 _POLKIT: Final = "org.freedesktop.PolicyKit1"
+_SESSION_MANAGERS: Final = frozenset({"wireplumber", "pipewire-media-"})
+_CAP_SYS_ADMIN: Final = 1 << 21  # linux/capability.h
 _AGENTS_PATH: Final = "/usr/local/bin:/usr/bin:/bin"  # PATH of what the daemon starts
 
 
@@ -34,7 +41,7 @@ async def doctor(options: Namespace) -> Page:
                 found = replace(found, **await _look_at(Client(bus, owner)))
     except BusError as error:
         found = replace(found, bus_error=str(error))
-    return doctor_page(found)
+    return doctor_page(replace(found, means=_look_for_means(found)))
 
 
 def _look_around(config: Path | None) -> Findings:
@@ -57,7 +64,59 @@ def _look_around(config: Path | None) -> Findings:
         has_channel=os.path.exists(place),
         channel_holder=holder_of(place) if os.path.exists(place) else 0,
         caller=own_name() if os.getuid() else "",
+        means=Means(
+            kms=settings.text("capture.kms"),
+            cards=settings.text("capture.cards"),
+            has_card=has_card(settings.text("capture.cards")),
+            kms_socket=settings.text("capture.kms_socket"),
+            has_kms_socket=os.path.exists(settings.text("capture.kms_socket")),
+        ),
     )
+
+
+def _look_for_means(found: Findings) -> Means:
+    """Return the means with those of the daemon's process and of the session in front."""
+    means = replace(
+        found.means, may_help_itself=_may_help_itself(found.pid), has_libpipewire=_has_library()
+    )
+    uid, _user = (found.front or {}).get("User", (None, ""))
+    runtime = f"/run/user/{uid}"
+    if uid is None or not os.access(runtime, os.X_OK):
+        return means
+    socket = f"{runtime}/pipewire-0"
+    return replace(
+        means,
+        pipewire=socket,
+        has_pipewire=os.path.exists(socket),
+        has_wireplumber=not _SESSION_MANAGERS.isdisjoint(_programs_of(int(uid))),
+    )
+
+
+def _has_library() -> bool:
+    try:
+        ctypes.CDLL("libpipewire-0.3.so.0")
+    except OSError:
+        return False
+    return True
+
+
+def _may_help_itself(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    match = re.search(r"^CapEff:\s*([0-9a-f]+)$", status, re.MULTILINE)
+    return match is not None and bool(int(match[1], 16) & _CAP_SYS_ADMIN)
+
+
+def _programs_of(uid: int) -> set[str]:
+    """Return the names of a user's processes, as the kernel shortens them."""
+    names = set[str]()
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # gone meanwhile
+            if place.stat().st_uid == uid:
+                names.add((place / "comm").read_text(encoding="utf-8", errors="replace").rstrip())
+    return names
 
 
 async def _look_on(bus: Bus) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from sessiond.ctl.view import Cell, Page, Style, Table, facts, moment, safe, yes
 
 _LABELS: Final = {
     "Id": "Session", "User": "User", "Class": "Class", "Type": "Type", "VTNr": "VT", "TTY": "TTY",
-    "Display": "Display", "EnvSource": "Found by", "Desktop": "Desktop", "Remote": "Remote",
-    "Active": "In front", "Locked": "Locked", "Shown": "Shown", "Reason": "Reason",
-    "LogindPath": "In logind",
+    "Display": "Display", "Backend": "Captured by", "EnvSource": "Found by",
+    "Desktop": "Desktop", "Remote": "Remote", "Active": "In front", "Locked": "Locked",
+    "Shown": "Shown", "Reason": "Reason", "LogindPath": "In logind",
 }  # fmt: skip
 
 
@@ -24,7 +24,7 @@ async def list_sessions(client: Client) -> Page:
 def list_page(sessions: Mapping[str, Properties]) -> Page:
     """Return all sessions in the order of their ids; the JSON has each one's properties."""
     ordered = sorted(sessions.values(), key=lambda it: _natural(str(it.get("Id", ""))))
-    header = ("SESSION", "USER", "CLASS", "TYPE", "VT", "DISPLAY", "FRONT", "SHOWN", "REASON")
+    header = ("SESSION", "USER", "CLASS", "TYPE", "VT", "DISPLAY", "BY", "FRONT", "SHOWN", "REASON")
     rows = tuple(_row(session) for session in ordered)
     count = f"{len(rows)} session{'' if len(rows) == 1 else 's'}."
     return Page(ordered, Table(rows, header, frozenset({0, 4})), note=count)
@@ -33,7 +33,7 @@ def list_page(sessions: Mapping[str, Properties]) -> Page:
 def _row(session: Properties) -> tuple[Cell, ...]:
     values = (
         session.get("Id"), _user(session), session.get("Class"), session.get("Type"),
-        session.get("VTNr") or "-", session.get("Display") or "-",
+        session.get("VTNr") or "-", session.get("Display") or "-", session.get("Backend") or "-",
         yes(session.get("Active")), yes(session.get("Shown")), session.get("Reason"),
     )  # fmt: skip
     style = Style.GOOD if session.get("Shown") else Style.PLAIN

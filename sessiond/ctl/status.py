@@ -29,7 +29,7 @@ def status_page(manager: Properties, sessions: Mapping[str, Properties], now: fl
         ("State", state_cell(manager)),
         ("Why", Cell(safe(manager.get("ReasonText", "")))),
         ("In front", Cell(describe(front) if front else safe(front_id or "no session"))),
-        ("Shown", Cell(_shown(sessions))),
+        ("Shown", Cell(_shown(manager, sessions))),
         ("Host", Cell(_host(manager))),
         ("Stream", Cell(_stream(manager))),
         ("Sent", Cell(_sent(manager))),
@@ -67,12 +67,21 @@ def _reference(value: Any) -> tuple[str, str]:  # noqa: ANN401 (as the wire has 
     return (str(value[0]), str(value[1])) if value else ("", "/")
 
 
-def _shown(sessions: Mapping[str, Properties]) -> str:
+def _shown(manager: Properties, sessions: Mapping[str, Properties]) -> str:
     for session in sessions.values():
         if session.get("Shown"):
             found = f" (found by {safe(session['EnvSource'])})" if session.get("EnvSource") else ""
-            return f"session {safe(session['Id'])}, display {safe(session['Display'])}{found}"
+            return f"session {safe(session['Id'])}, display {display(session)}{found}"
+    front_id, _ = _reference(manager.get("ActiveSession"))
+    if manager.get("State") == "streaming" and manager.get("Backend") and not front_id:
+        return f"a text console, by {safe(manager['Backend'])}"
     return "no session"
+
+
+def display(session: Properties) -> str:
+    """Return a session's display, and what captures it."""
+    backend = session.get("Backend")
+    return safe(session.get("Display", "")) + (f" by {safe(backend)}" if backend else "")
 
 
 def _host(manager: Properties) -> str:

@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from html import escape
 from typing import Final
 
-from sessiond.model import State
+from sessiond.model import KMS, State
 
 STREAMED: Final = "This screen is being streamed"
 _NOT_STREAMED: Final = "This screen is not streamed"
+# No desktop says so by itself, as some do where they are asked for their picture.
+_FROM_CARD: Final = "Its picture is read from the graphics card: the desktop is not asked."
 _PAUSED: Final = "paused-"  # what the codes of Reason for a pause begin with
 
 # Of the freedesktop Icon Naming Specification, so that every theme has them.
@@ -30,6 +32,8 @@ _HEADLINES: Final = {
 class Facts:
     """What the daemon says: ``state``, ``text`` and ``is_enabled`` of the seat, the rest of us.
 
+    ``backend`` is what captures us, "" for nothing.
+
     Without ``is_there`` there is no daemon; with an empty ``path`` it does not know our session.
     """
 
@@ -41,6 +45,7 @@ class Facts:
     is_active: bool = False
     is_shown: bool = False
     reason: str = ""
+    backend: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +74,7 @@ def describe(facts: Facts) -> View:
     is_paused = facts.reason.startswith(_PAUSED)
     return View(
         headline=_headline(facts, is_paused=is_paused),
-        text=facts.text if facts.is_active else "Another session is in front.",
+        text=_text(facts),
         icon=_icon(is_shown=facts.is_shown, is_paused=is_paused),
         is_shown=facts.is_shown,
         # Put away while paused, it could not be used to resume.
@@ -88,6 +93,12 @@ def tooltip_text(view: View) -> str:
 def menu_text(text: str) -> str:
     """Return a text as the label of a menu, where an underscore marks the key to press."""
     return text.replace("_", "__")
+
+
+def _text(facts: Facts) -> str:
+    if not facts.is_active:
+        return "Another session is in front."
+    return f"{facts.text} {_FROM_CARD}" if facts.is_shown and facts.backend == KMS else facts.text
 
 
 def _headline(facts: Facts, *, is_paused: bool) -> str:

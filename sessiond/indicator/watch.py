@@ -132,6 +132,7 @@ class Watch:
                 is_active=bool(ours.get("Active")),
                 is_shown=bool(ours.get("Shown")),
                 reason=str(ours.get("Reason", "")),
+                backend=str(ours.get("Backend", "")),
             )
         )
 

@@ -75,4 +75,9 @@ def _is_free(session: Session) -> bool:
     if session.cls in {"greeter", "lock-screen"} or session.type in {"x11", "tty"}:
         return True
     is_named = session.type == "wayland" and bool(session.desktop)
-    return is_named and not _ASKING.search(session.desktop)
+    return is_named and not asks_its_user(session.desktop)
+
+
+def asks_its_user(desktop: str) -> bool:
+    """Whether that is GNOME or KDE, by logind's Desktop."""
+    return bool(_ASKING.search(desktop))

@@ -43,8 +43,8 @@ def merge(
 ) -> list[UserDisplay]:
     """Return the displays of a user, by their numbers.
 
-    ``opened`` are the displays that the sessions' stream agents have open, by session: they go
-    before what logind says. A display of another user's session, or of a greeter's, is not the
+    ``opened`` are the displays that the sessions' stream agents have open, by session: an X display
+    goes before what logind says. A display of another user's session, or of a greeter's, is not the
     user's, whoever serves it and whatever the agent says. A session that is closing has none: its
     processes may linger long after its display, which another may have by now.
     """
@@ -63,8 +63,9 @@ def merge(
 def _names(sessions: Iterable[Session], opened: Mapping[str, Display]) -> list[tuple[str, Session]]:
     """Return the sessions by display; of several of one display the last is the one to take."""
     by_rank = sorted(sessions, key=lambda it: (it.active, it.since))
+    x_displays = {key: it.name for key, it in opened.items() if it.backend == "x11"}
     named = (
-        (display_name(opened[it.id].name if it.id in opened else it.display), it)
+        (display_name(x_displays.get(it.id, it.display)), it)
         for it in by_rank
         if it.state != "closing"
     )

@@ -82,6 +82,7 @@ def status(now: Status) -> Json:
         "reason": now.reason.value,
         "text": now.text,
         "session": now.session,
+        "backend": now.backend,
         "agent-pid": now.agent_pid,
         "agent-restarts": now.agent_restarts,
         "host-codecs": [codec_name(it) for it in now.host_codecs],

@@ -101,6 +101,7 @@ SHOWN: Final = Status(
     agent_pid=4711,
     agent_restarts=2,
     host_codecs=(Codec.H264, Codec.MJPEG, 99),
+    backend="x11",
     codec=Codec.MJPEG,
     encoder="libjpeg-turbo",
     why="the host keeps up",
@@ -122,6 +123,7 @@ OF_MANAGER: Final[dict[str, Any]] = {
     "ReasonText": "Session 3 is shown.",
     "HostAsking": True,
     "HostCodecs": ["h264", "mjpeg", "codec-99"],
+    "Backend": "x11",
     "Codec": "mjpeg",
     "Encoder": "libjpeg-turbo",
     "CodecReason": "the host keeps up",
@@ -143,6 +145,7 @@ OF_ALICE: Final[dict[str, Any]] = {
     "Type": "x11",
     "Class": "user",
     "Display": ":0",
+    "Backend": "x11",
     "TTY": "tty8",
     "Desktop": "XFCE",
     "Remote": False,
@@ -160,6 +163,7 @@ OF_BOB: Final[dict[str, Any]] = {
     "Type": "wayland",
     "Class": "greeter",
     "Display": "",
+    "Backend": "",
     "TTY": "",
     "Desktop": "",
     "Remote": False,
@@ -501,6 +505,7 @@ async def test_nothing_is_shown(address: str) -> None:
             "Reason": "logind-missing",
             "HostAsking": False,
             "HostCodecs": [],
+            "Backend": "",
             "Codec": "",
             "Encoder": "",
             "CodecReason": "",
@@ -526,6 +531,18 @@ async def test_display_is_what_logind_says_until_an_agent_has_found_it(address: 
         served.control.status = replace(SHOWN, displays=MappingProxyType({}))
         assert await served.get("Display", ALICE_PATH, SESSION) == ":1"
         assert await served.get("EnvSource", ALICE_PATH, SESSION) == ""
+        assert await served.get("Backend", ALICE_PATH, SESSION) == ""
+
+
+@in_loop
+async def test_a_wayland_display_and_what_captures_it(address: str) -> None:
+    async with Served(address) as served:
+        found = {"3": Display("wayland-1", "session's socket", "wlroots")}
+        served.control.status = replace(SHOWN, backend="wlroots", displays=MappingProxyType(found))
+        assert await served.get("Backend") == "wlroots"
+        assert await served.get("Display", ALICE_PATH, SESSION) == "wayland-1"
+        assert await served.get("Backend", ALICE_PATH, SESSION) == "wlroots"
+        assert await served.get("EnvSource", ALICE_PATH, SESSION) == "session's socket"
 
 
 @in_loop

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from sessiond.ctl.commands import run
-from sessiond.ctl.doctor import CHECKS, FAIL, OK, SKIP, Findings, doctor_page
+from sessiond.ctl.doctor import CHECKS, doctor_page
+from sessiond.ctl.findings import FAIL, OK, SKIP, Findings, Means
 from sessiond.ctl.outcome import Exit
 from sessiond.ctl.parser import parse
 from sessiond.ctl.screen import Screen
@@ -18,11 +19,16 @@ from tests.fixtures.bus import PrivateBus
 from tests.fixtures.loop import in_loop
 from tests.sessiond.ctl.told import BOB, ESCAPE, MANAGER
 
+MEANS = Means(
+    cards="/dev/dri", has_card=True, kms_socket="/run/kms.sock", has_kms_socket=True,
+    has_libpipewire=True, pipewire="/run/user/1001/pipewire-0",
+)  # fmt: skip
 WELL = Findings(
     name="org.spice_space.Sessiond1", pid=4711, manager=MANAGER, front=BOB, has_logind=True,
     has_polkit=True, port="/dev/port", has_port=True, agent="spice-session-agent",
     agent_path="/usr/bin/spice-session-agent", channel="/dev/channel", has_channel=True,
     channel_holder=4711, caller="alice", agents={"alice": 5, "bob": 6}, has_pyav=True,
+    means=MEANS,
 )  # fmt: skip
 DEAD = replace(WELL, pid=0, manager=None, front=None, channel_holder=0, agents={})
 LONELY = replace(WELL, agents={})
@@ -36,7 +42,9 @@ ok polkit        is on the bus, or is started when it is asked
 ok port          the daemon has no complaint about it
 ok pause         nobody has paused the stream
 ok host          a client asks for a stream, and decodes mjpeg, vp8
-ok display       session c2, bob, x11 user, VT 8: :1, found by logind
+ok display       session c2, bob, x11 user, VT 8: :1 by x11, found by logind
+ok graphics card is there, and a helper that reads it
+ok pipewire      is there
 ok encoder       sends mjpeg (libjpeg-turbo), 1920x1080
 ok video codecs  PyAV is there, and stream.codec is auto
 ok host channel  /dev/channel is there, held by the daemon
@@ -52,6 +60,8 @@ ok   port          /dev/port is there
 skip pause         not known while the daemon does not answer
 skip host          not known while the daemon does not answer
 skip display       not known while the daemon does not answer
+ok   graphics card is there, and a helper that reads it
+ok   pipewire      is there
 ok   encoder       /usr/bin/spice-session-agent is there; nothing is being encoded
 ok   video codecs  PyAV is there, and stream.codec is auto
 ok   host channel  /dev/channel is there
@@ -66,6 +76,21 @@ def told(reason: str, **properties: Any) -> Findings:  # noqa: ANN401
         "Codec": "", "HostAsking": True,
     }  # fmt: skip
     return replace(WELL, manager=MANAGER | values | properties, front=BOB | {"EnvSource": ""})
+
+
+def means(**changes: Any) -> Findings:  # noqa: ANN401
+    return replace(told("agent-starting"), means=replace(MEANS, **changes))
+
+
+def on_wayland(reason: str, **changes: Any) -> Findings:  # noqa: ANN401
+    """Return findings where a GNOME session on Wayland is in front, and nothing captures it."""
+    front = BOB | {"EnvSource": "", "Type": "wayland", "Backend": "", "Desktop": "GNOME"}
+    return replace(told(reason), front=front, means=replace(MEANS, **changes))
+
+
+def captured_by(backend: str, **changes: Any) -> Findings:  # noqa: ANN401
+    found = on_wayland("ok", **changes)
+    return replace(found, front=(found.front or {}) | {"EnvSource": "r", "Backend": backend})
 
 
 STARTING = told("agent-starting", HostCodecs=["h264"])
@@ -114,6 +139,25 @@ def test_the_daemon_does_not_run(capsys: pytest.CaptureFixture[str]) -> None:
         (told("text-console"), "display", FAIL, "So it is."),
         (told("no-display-found"), "display", FAIL, "X server running"),
         (told("agent-starting"), "display", SKIP, "starting"),
+        (on_wayland("no-display-found"), "display", FAIL, "Does its compositor run?"),
+        (on_wayland("display-refused"), "display", FAIL, "compositor does not let"),
+        (told("type-unsupported"), "display", FAIL, "So it is. What may capture it: capture.order"),
+        (captured_by("mutter"), "display", OK, "wayland user, VT 8: :1 by mutter, found by r"),
+        (replace(told("ok", Backend="kms"), front=None), "display", OK, "console, by kms"),
+        (replace(told("text-console", Backend=""), front=None), "display", FAIL, "So it is."),
+        (told("ok", Backend="kms"), "graphics card", OK, "is being read"),
+        (means(kms="off"), "graphics card", OK, 'capture.kms is "off": text consoles'),
+        (means(has_card=False), "graphics card", OK, "none in /dev/dri: text consoles"),
+        (means(has_kms_socket=False), "graphics card", FAIL, "start spice-sessiond-kms.socket"),
+        (means(has_kms_socket=False, may_help_itself=True), "graphics card", OK, "is there"),
+        (replace(DEAD, config_error="a.toml:1: x"), "graphics card", SKIP, "configuration"),
+        (means(has_libpipewire=False), "pipewire", OK, "libpipewire-0.3-0. Sessions of GNOME"),
+        (on_wayland("no-display-found", has_libpipewire=False), "pipewire", FAIL, "Install libp"),
+        (on_wayland("ok", has_pipewire=False), "pipewire", FAIL, "no /run/user/1001/pipewire-0."),
+        (on_wayland("ok", has_wireplumber=False), "pipewire", FAIL, "Install wireplumber, and"),
+        (captured_by("mutter", has_wireplumber=False), "pipewire", FAIL, "Install wireplumber"),
+        (captured_by("wlroots", has_libpipewire=False), "pipewire", OK, "Sessions of GNOME and"),
+        (captured_by("kms", has_libpipewire=False), "pipewire", OK, "Sessions of GNOME and KDE"),
         (told("encoder-failed"), "encoder", FAIL, "So it is. Install an encoder"),
         (told("encoder-failed"), "display", SKIP, "back-off"),
         (replace(STARTING, has_pyav=False), "encoder", FAIL, "decodes h264"),
@@ -156,8 +200,14 @@ def test_every_reason_but_ok_is_somebodys_failure_or_a_beginning(reason: Reason)
 def test_nothing_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     manager = {n: ESCAPE if isinstance(v, str) else v for n, v in MANAGER.items()}
     found = replace(WELL, manager=manager, name=ESCAPE, agent=ESCAPE, port=ESCAPE, channel=ESCAPE,
-                    caller=ESCAPE)  # fmt: skip
-    for one in (found, replace(DEAD, bus_error=ESCAPE, config_error=ESCAPE, name=ESCAPE)):
+                    caller=ESCAPE, means=Means(cards=ESCAPE, kms_socket=ESCAPE))  # fmt: skip
+    hidden = Means(has_libpipewire=True, pipewire=ESCAPE, has_pipewire=False, has_card=True,
+                   kms_socket=ESCAPE)  # fmt: skip
+    for one in (
+        found,
+        replace(found, means=hidden),
+        replace(DEAD, bus_error=ESCAPE, config_error=ESCAPE, name=ESCAPE),
+    ):
         Screen().show(doctor_page(one))
     assert "\x1b" not in capsys.readouterr().out
 
@@ -184,7 +234,7 @@ async def test_no_bus_at_all(tmp_path: Path) -> None:
 async def test_a_bus_without_anybody(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     text = f'host_channel = "{config}"\n[stream]\nport = "{config}"\nagent = ["/bin/true"]\n'
-    config.write_text(text)
+    config.write_text(f'{text}[capture]\ncards = "{tmp_path}"\n')
     with PrivateBus() as bus, config.open() as file:
         holder = await asyncio.create_subprocess_exec(
             "cat", stdin=asyncio.subprocess.PIPE, pass_fds=[file.fileno()]
@@ -196,6 +246,8 @@ async def test_a_bus_without_anybody(tmp_path: Path) -> None:
     told = f"{config} is held by pid {holder.pid}, not by the daemon. End that program."
     assert found["host channel"] == (FAIL, told)
     assert found["encoder"] == (OK, "/bin/true is there; nothing is being encoded")
+    assert found["graphics card"][0] == OK
+    assert f"none in {tmp_path}: " in found["graphics card"][1]
 
 
 @in_loop

@@ -29,7 +29,7 @@ STATUS = """\
       State: streaming (ok)
         Why: Session c2 is shown.
    In front: session c2, bob, x11 user, VT 8
-      Shown: session c2, display :1 (found by logind)
+      Shown: session c2, display :1 by x11 (found by logind)
        Host: asking; decodes mjpeg, vp8
      Stream: mjpeg (libjpeg-turbo), 1920x1080, 25.0 frames/s
        Sent: 64 frames, 33.1 kB
@@ -53,27 +53,28 @@ Auto switch: off
     Version: 0.1.0
 """
 LIST = """\
-SESSION  USER   CLASS  TYPE  VT  DISPLAY  FRONT  SHOWN  REASON
-     10  alice  user   x11    7  :0       no     no     paused-by-user
-     c2  bob    user   x11    8  :1       yes    yes    ok
+SESSION  USER   CLASS  TYPE  VT  DISPLAY  BY   FRONT  SHOWN  REASON
+     10  alice  user   x11    7  :0       -    no     no     paused-by-user
+     c2  bob    user   x11    8  :1       x11  yes    yes    ok
 2 sessions.
 """
 SHOW = """\
-  Session: 10
-     User: alice (uid 1000)
-    Class: user
-     Type: x11
-       VT: 7
-      TTY: -
-  Display: :0
- Found by: -
-  Desktop: xfce
-   Remote: no
- In front: no
-   Locked: yes
-    Shown: no
-   Reason: paused-by-user
-In logind: /org/freedesktop/login1/session/_310
+    Session: 10
+       User: alice (uid 1000)
+      Class: user
+       Type: x11
+         VT: 7
+        TTY: -
+    Display: :0
+Captured by: -
+   Found by: -
+    Desktop: xfce
+     Remote: no
+   In front: no
+     Locked: yes
+      Shown: no
+     Reason: paused-by-user
+  In logind: /org/freedesktop/login1/session/_310
 """
 HISTORY = """\
 TIME                 SESSION  STATE (REASON)                  WHY
@@ -138,8 +139,23 @@ def test_status_says_why_it_is_this_codec(capsys: pytest.CaptureFixture[str]) ->
     assert "Stream: mjpeg, 1920x1080, 25.0 frames/s\n" in unknown
 
 
+def test_status_of_a_console_and_of_a_wayland_session(capsys: pytest.CaptureFixture[str]) -> None:
+    empty = MANAGER | {"ActiveSession": ["", "/"], "Backend": "kms"}
+    assert "Shown: a text console, by kms\n" in printed(status_page(empty, {}, NOW), capsys)
+    paused = empty | {"State": "paused"}
+    assert "Shown: no session\n" in printed(status_page(paused, {}, NOW), capsys)
+    way = {"Type": "wayland", "Display": "wayland-1", "Backend": "wlroots", "EnvSource": "socket"}
+    sessions = {MANAGER["ActiveSession"][1]: BOB | way}
+    text = printed(status_page(MANAGER, sessions, NOW), capsys)
+    assert "In front: session c2, bob, wayland user, VT 8\n" in text
+    assert "Shown: session c2, display wayland-1 by wlroots (found by socket)\n" in text
+    older = {key: value for key, value in BOB.items() if key != "Backend"}
+    text = printed(status_page(MANAGER, {MANAGER["ActiveSession"][1]: older}, NOW), capsys)
+    assert "Shown: session c2, display :1 (found by logind)\n" in text
+
+
 def test_status_of_an_empty_seat(capsys: pytest.CaptureFixture[str]) -> None:
-    page = status_page(MANAGER | {"ActiveSession": ["", "/"]}, {}, NOW)
+    page = status_page(MANAGER | {"ActiveSession": ["", "/"], "Backend": ""}, {}, NOW)
     text = printed(page, capsys)
     assert "   In front: no session\n      Shown: no session\n" in text
     assert json.loads(to_json(page.document))["Session"] is None

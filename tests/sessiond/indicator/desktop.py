@@ -215,7 +215,7 @@ class Daemon(Peer):
     def add_session(self, session_id: str, **values: object) -> None:
         """Add a session of UID, in front unless told otherwise."""
         ours = {"Id": session_id, "User": [UID, "alice"], "Active": True, "Shown": False,
-                "Reason": "host-not-asking"}  # fmt: skip
+                "Reason": "host-not-asking", "Backend": ""}  # fmt: skip
         self._add(_path(session_id), _Session(self, ours | values))
 
     def remove_session(self, session_id: str) -> None:

@@ -120,8 +120,12 @@ async def test_own_session_is_the_users_active_one_without_an_id(world: World) -
             "ToolTip", ["video-display", [], "This screen is not streamed", text]
         )
         assert not service.log
-        daemon.set("2", Shown=True)
+        daemon.set("2", Shown=True, Backend="kms")
         await service.until(lambda: bool(service.shown))
+        text += " Its picture is read from the graphics card: the desktop is not asked."
+        await panel.until_item(
+            "ToolTip", ["media-record", [], "This screen is being streamed", text]
+        )
         # It stays ours, though another of ours is in front.
         daemon.add_session("3", Shown=True)
         daemon.set("2", Active=False, Shown=False)

@@ -28,6 +28,13 @@ CASES: dict[str, tuple[Facts, str, str]] = {
     "paused": (replace(OURS, state="paused", reason="paused-by-user"), PAUSED, "Why."),
     "idle": (replace(OURS, state="idle"), "Nobody watches this screen", "Why."),
     "a state of a later version": (replace(OURS, state="dreaming"), NOT_STREAMED, "Why."),
+    "streamed from the graphics card": (
+        replace(OURS, state="streaming", is_shown=True, reason="ok", backend="kms"), STREAMED,
+        "Why. Its picture is read from the graphics card: the desktop is not asked.",
+    ),
+    "not streamed from there": (
+        replace(OURS, state="idle", backend="kms"), "Nobody watches this screen", "Why.",
+    ),
     "behind another session": (
         replace(OURS, is_active=False, state="idle"),
         NOT_STREAMED, "Another session is in front.",

@@ -25,7 +25,7 @@ OURS = {
 STREAMING = Status(
     session="1", reason=Reason.OK, text="All is well.", agent_pid=7, agent_restarts=1,
     host_codecs=(1, 99), codec=1, encoder="libjpeg-turbo", why="the host keeps up", width=640,
-    height=480, displays={"1": Display(":0", "logind")},
+    height=480, backend="x11", displays={"1": Display(":0", "logind")},
 )  # fmt: skip
 
 
@@ -179,9 +179,10 @@ async def test_status_and_history(tmp_path: Path) -> None:
         it.status = STREAMING
         assert await client.value("virtagent-get-status") == {
             "state": "streaming", "reason": "ok", "text": "All is well.", "session": "1",
-            "agent-pid": 7, "agent-restarts": 1, "host-codecs": ["mjpeg", "codec-99"],
-            "next-retry": 0.0, "codec": "mjpeg", "encoder": "libjpeg-turbo",
-            "codec-reason": "the host keeps up", "width": 640, "height": 480,
+            "backend": "x11", "agent-pid": 7, "agent-restarts": 1,
+            "host-codecs": ["mjpeg", "codec-99"], "next-retry": 0.0, "codec": "mjpeg",
+            "encoder": "libjpeg-turbo", "codec-reason": "the host keeps up", "width": 640,
+            "height": 480,
         }  # fmt: skip
         last = {
             "time": 2.5, "session": "1", "state": "streaming", "reason": "ok",

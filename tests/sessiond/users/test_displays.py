@@ -120,6 +120,12 @@ def test_merge(
     ]
 
 
+@pytest.mark.parametrize("name", ["wayland-1", ":9"])
+def test_what_is_no_x_display_hides_none(name: str) -> None:
+    shown = {"1": Display(name, "session's socket", "wlroots")}
+    assert [it.name for it in merge(ALICE, facts(ONE), shown, ())] == [":0"]
+
+
 @pytest.mark.parametrize(
     ("text", "name"),
     [
