@@ -60,7 +60,7 @@ class Sway:
         self._log = os.memfd_create("sway-log")
         self._resources.callback(os.close, self._log)
         become = (f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups")
-        self._command = [*DIE_WITH_PARENT, *(() if os.getuid() else become), *prefix]
+        self._command = [*DIE_WITH_PARENT, *prefix, *(() if os.getuid() else become)]
         try:
             self.start()
         except BaseException:
