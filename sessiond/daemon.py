@@ -18,7 +18,13 @@ from sessiond.bus.user_agent import UserAgentObject
 from sessiond.config import Config
 from sessiond.control import Parts as ControlParts
 from sessiond.control import SeatControl
-from sessiond.displays.candidates import candidates, has_x_server, session_pids
+from sessiond.displays.candidates import (
+    candidates,
+    has_compositor,
+    has_display,
+    has_x_server,
+    session_pids,
+)
 from sessiond.displays.cards import Cards
 from sessiond.errors import RequestError, SessiondError
 from sessiond.helper.keep import restore_connections
@@ -27,14 +33,16 @@ from sessiond.helper.origin import Origin
 from sessiond.helper.records import Told
 from sessiond.helper.server import HelperServer
 from sessiond.logind.client import LogindClient
-from sessiond.model import NOBODY, Decision, SeatFacts, Session, Status, UserAgent
+from sessiond.model import KMS, NOBODY, Decision, SeatFacts, Session, Status, UserAgent
 from sessiond.notify import Notifier
 from sessiond.scope import move_to_scope
 from sessiond.stream.agent import AgentStart
 from sessiond.stream.keep import describe, restore
+from sessiond.stream.kms import KmsHelper, open_helper
 from sessiond.stream.launch import Identity, drop_privileges, environment, identify
+from sessiond.stream.parts import Parts, Settings
 from sessiond.stream.reconcile import PLACEHOLDER
-from sessiond.stream.supervisor import Parts, Settings, Supervisor
+from sessiond.stream.supervisor import Supervisor
 from sessiond.transport.aside import run_aside
 from sessiond.transport.bus import Bus
 from sessiond.transport.edge import EdgePoller
@@ -147,6 +155,7 @@ class Daemon:
                 port_path=config.text("stream.port"),
                 prepare=self._prepare,
                 placeholder=self._placeholder,
+                look=self._look,
                 reread=self._logind.reread,
                 on_status=control.on_status,
                 on_agent=lambda key, pid: self._on_agent(bus, key, pid),
@@ -309,7 +318,17 @@ class Daemon:
         except RequestError as error:
             log.error("the configuration was not reloaded: %s", error)  # noqa: TRY400 (one line)
 
-    def _prepare(self, session: Session, ready: Callable[[AgentStart], None]) -> None:
+    def _prepare(
+        self, session: Session, backends: tuple[str, ...], ready: Callable[[AgentStart], None]
+    ) -> None:
+        if backends == (KMS,):
+            self._prepare_kms(session, ready)
+        else:
+            self._prepare_users(session, backends, ready)
+
+    def _prepare_users(
+        self, session: Session, backends: tuple[str, ...], ready: Callable[[AgentStart], None]
+    ) -> None:
         """Look up the account and the displays in a thread: both may take their time."""
         told = self._control.record_of(session.id)
         first = (Candidate("helper", told.display, told.xauthority),) if told else ()
@@ -317,7 +336,7 @@ class Daemon:
         def look_up() -> AgentStart | None:
             pids = session_pids(session)
             is_console = session.type == "tty" and not told
-            if is_console and not has_x_server(pids):
+            if is_console and not (has_x_server(pids) or has_compositor(session.uid)):
                 return None  # most consoles: not worth a process
             identity = identify(session.uid, session.gid, session.user)
             config = AgentConfig(
@@ -330,6 +349,7 @@ class Daemon:
                 codec_options=self._config.texts("stream.codec_options"),
                 codecs=self._config.texts("stream.codec"),
                 needs_proof=is_console,
+                capture=backends,
             )
             command = [*drop_privileges(identity), *self._config.texts("stream.agent"), "stream"]
             return AgentStart(session.id, command, environment(identity), config)
@@ -344,9 +364,41 @@ class Daemon:
             elif start := future.result():
                 ready(start)
             else:
-                self._supervisor.on_no_display(session.id, "No X server runs in the session.")
+                text = "Neither an X server nor a Wayland compositor runs in the session."
+                self._supervisor.on_no_display(session.id, text)
 
         run_aside(look_up).add_done_callback(done)
+
+    def _prepare_kms(self, session: Session, ready: Callable[[AgentStart], None]) -> None:
+        """Have a helper read the card for an agent of nobody's."""
+
+        def on_open(helper: KmsHelper) -> None:
+            agent = self._config.texts("stream.agent")
+            command = [*drop_privileges(_NOBODY), *agent, "stream", "--capture", KMS]
+            config = AgentConfig(
+                session=session.id,
+                uid=NOBODY,
+                vt=session.vt,
+                seat=session.seat,
+                codec_options=self._config.texts("stream.codec_options"),
+                codecs=self._config.texts("stream.codec"),
+                capture=(KMS,),
+            )
+            ready(AgentStart(session.id, command, environment(_NOBODY), config, helper))
+
+        def on_failed(why: str) -> None:
+            self._supervisor.on_no_helper(session.id, why)
+
+        open_helper(self._config.text("capture.kms_socket"), session.vt, on_open, on_failed)
+
+    def _look(self, session: Session, seen: Callable[[bool], None]) -> None:
+        """See in a thread whether there is something for the agent of the session's user."""
+
+        def done(future: "asyncio.Future[bool]") -> None:
+            if not future.cancelled():
+                seen(future.exception() is None and future.result())
+
+        run_aside(lambda: has_display(session, session_pids(session))).add_done_callback(done)
 
     def _placeholder(self, text: str) -> AgentStart:
         agent = self._config.texts("stream.agent")

@@ -88,6 +88,23 @@ def has_x_server(pids: Sequence[int], proc: Path = Path("/proc")) -> bool:
     return False
 
 
+def has_display(session: Session, pids: Sequence[int]) -> bool:
+    """Whether there is anything that an agent of the session's user could capture."""
+    is_there = has_x_server(pids) or has_compositor(session.uid)
+    return is_there or bool(candidates(session))
+
+
+def has_compositor(uid: int, sockets: Path = Path("/proc/net/unix")) -> bool:
+    """Whether somebody listens at a name that the user's Wayland compositors have.
+
+    The kernel's own list tells (proc_pid_net(5)): their folder is not looked at.
+    """
+    listening = r"^[0-9a-f]+: [0-9A-F]{8} 0{8} 00010000 0001 \d\d +\d+ "
+    name = rf"/run/user/{uid}/wayland-\d+$"
+    text = sockets.read_text(encoding="utf-8", errors="replace")
+    return re.search(listening + name, text, re.MULTILINE) is not None
+
+
 def _root_servers(proc: Path) -> list[XServer]:
     found = []
     for process in proc.iterdir():

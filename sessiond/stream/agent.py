@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from sessiond.errors import ProtocolError
 from sessiond.model import Reason
+from sessiond.stream.kms import NOT_READ, KmsHelper
 from sessiond.stream.launch import AgentProcess
 from sessiond.transport.channel import Channel
 from sessiond.transport.edge import EdgePoller
@@ -73,6 +74,12 @@ class Exit:
             return f"killed by signal {-self.status}"
         return f"exit status {self.status}"
 
+    @property
+    def sentence(self) -> str:
+        """Why it has ended, for who asks what is wrong with the session."""
+        own = self.failed and self.failed.reason == self.reason
+        return self.failed.text if self.failed and own else f"The agent ended: {self.words}."
+
 
 class AgentListener(Protocol):
     """Who hears of an agent."""
@@ -92,12 +99,21 @@ class AgentListener(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AgentStart:
-    """What is needed to start one: for which session, by which command, with which words."""
+    """What is needed to start one: for which session, by which command, with which words.
+
+    ``helper`` is what shows the agent the graphics card, if that is what it captures.
+    """
 
     key: str
     command: Sequence[str]
     env: Mapping[str, str]
     config: Config
+    helper: KmsHelper | None = None
+
+    def close(self) -> None:
+        """Give up what no agent was started with."""
+        if self.helper:
+            self.helper.close()
 
 
 class Agent:
@@ -108,7 +124,9 @@ class Agent:
         self.key = start.key
         self._loop = asyncio.get_running_loop()
         self._listener = listener
-        self._process = AgentProcess(start.command, start.env, self._on_exit)
+        self._helper = start.helper
+        more = {"--kms-fd": start.helper.agents_end} if start.helper else {}
+        self._process = AgentProcess(start.command, start.env, self._on_exit, more)
         self._link = AgentLink()
         self._unsent = bytearray()
         self._credits = 0
@@ -125,6 +143,13 @@ class Agent:
         self._channel = Channel(port, poller, self)
         self._deadline = self._loop.call_later(READY_TIMEOUT, self._give_up)
         self._send(start.config)
+        if start.helper:
+            start.helper.on_lost = self._on_helper_lost
+
+    @property
+    def is_kms(self) -> bool:
+        """Whether it captures what a KMS helper shows it."""
+        return self._helper is not None
 
     @property
     def pid(self) -> int:
@@ -152,6 +177,8 @@ class Agent:
         """Show it from now on; it must be ready. ``rate`` is as for ``tell_line``."""
         self._credits = 0
         self._codecs = tuple(codecs)
+        if self._helper:
+            self._helper.grant()  # before it asks
         self._send(Activate(serial, self._codecs, quality))
         self._line_due = 0.0
         self.tell_line(rate)
@@ -170,7 +197,8 @@ class Agent:
         self._send(Credit())
 
     def pause(self) -> None:
-        """Show it no more."""
+        """Show it no more; from here on it sees nothing new of the graphics card."""
+        self._revoke()
         if self.is_active:
             self._send(Pause())
 
@@ -178,6 +206,7 @@ class Agent:
         """End it; ``on_exit`` follows within ``launch.KILL_AFTER`` seconds."""
         self._was_asked = True
         self._deadline.cancel()
+        self._revoke()
         self._process.stop()
 
     # From the link.
@@ -232,7 +261,18 @@ class Agent:
     def _end(self) -> None:
         self._is_ending = True
         self._deadline.cancel()
+        self._revoke()
         self._process.expect_end()
+
+    def _revoke(self) -> None:
+        if self._helper:
+            self._helper.revoke()
+
+    def _on_helper_lost(self, why: str) -> None:
+        """Let it end, as it does when its socket to the helper has."""
+        if not self._is_ending:
+            self._failed = Failed(Reason.DISPLAY_REFUSED, f"{NOT_READ}: {why}.")
+            self._end()
 
     def _send(self, message: ToAgent) -> None:
         log.debug("to agent %d: %s", self.pid, type(message).__name__)
@@ -251,19 +291,28 @@ class Agent:
     def _give_up(self) -> None:
         text = f"the agent did not find a display within {READY_TIMEOUT:g} s"
         self._failed = Failed("agent-timeout", text)
-        self._is_ending = True
-        self._process.kill()
+        self._kill()
 
     def _break(self, why: str) -> None:
         log.warning("agent %d %s", self.pid, why)
         self._failed = Failed("agent-crashed", f"the agent {why}")
+        self._kill()
+
+    def _kill(self) -> None:
         self._is_ending = True
+        self._revoke()
         self._process.kill()
 
     def _on_exit(self, status: int) -> None:
         self._deadline.cancel()
         self._channel.read_rest()  # its last words may have come with its end
         self._channel.close()
+        if self._helper:
+            self._helper.read_rest()  # what it has said is the cause, and the agent's words follow
+            self._helper.close()
+            if self._helper.error:
+                text = f"{NOT_READ}: {self._helper.error}."
+                self._failed = Failed(Reason.DISPLAY_REFUSED, text)
         end = Exit(status, self._failed, self.ready is not None, self._was_asked)
         self._listener.on_exit(self, end)
 

@@ -34,6 +34,11 @@ class Agents:
         """Return the agent, None if there is none yet."""
         return self._running.get(key)
 
+    def is_kms(self, key: str) -> bool:
+        """Whether there is one, and it reads the graphics card."""
+        agent = self.get(key)
+        return agent is not None and agent.is_kms
+
     def active(self) -> Agent | None:
         """Return the one that is shown."""
         for agent in self:

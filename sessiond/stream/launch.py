@@ -2,8 +2,9 @@
 
 The agent is the daemon's own child. util-linux's setpriv gives it the user's credentials, an
 empty bounding set, no new privileges and death with the parent; the environment is made from
-scratch; the link is all that it inherits. No shell, no sudo, no PAM, and never in the session's
-scope, which an agent there would keep from closing (systemd 9160).
+scratch; the link, and perhaps a socket to a KMS helper, is all that it inherits. No shell, no sudo,
+no PAM, and never in the session's scope, which an agent there would keep from closing (systemd
+9160).
 """
 
 import asyncio
@@ -14,6 +15,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from sessiond.transport.fds import OwnedFd
@@ -93,9 +95,16 @@ class AgentProcess:
     """
 
     def __init__(
-        self, command: Sequence[str], env: Mapping[str, str], on_exit: Callable[[int], None]
+        self,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        on_exit: Callable[[int], None],
+        more: Mapping[str, OwnedFd] = MappingProxyType({}),
     ) -> None:
-        """Start ``command`` with ``--link-fd N`` behind it. Raises OSError."""
+        """Start ``command`` with ``--link-fd N`` behind it. Raises OSError.
+
+        It inherits ``more``, too, by the options that name them; ours are closed.
+        """
         self._loop = asyncio.get_running_loop()
         self._on_exit = on_exit
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -106,18 +115,23 @@ class AgentProcess:
         self.link = OwnedFd(ours.detach())
         with theirs:
             try:
+                fds = {name: fd.fileno() for name, fd in more.items()}
+                fds["--link-fd"] = theirs.fileno()
+                options = [word for name, fd in fds.items() for word in (name, str(fd))]
                 self._process = subprocess.Popen(
-                    [*command, "--link-fd", str(theirs.fileno())],
+                    [*command, *options],
                     env=dict(env),
                     cwd="/",
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(),),
+                    pass_fds=tuple(fds.values()),
                     start_new_session=True,
                 )
             except OSError:
                 self.link.close()
                 raise
+        for given in more.values():
+            given.close()
         try:
             self._pidfd = OwnedFd(os.pidfd_open(self._process.pid))
         except OSError:  # no descriptors left

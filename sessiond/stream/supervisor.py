@@ -6,16 +6,18 @@ What is decided comes in by ``on_decision``; what is so, goes out by ``on_status
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
-from sessiond.model import Counters, Decision, Display, Reason, Session, State, Status
+from sessiond.model import KMS, Counters, Decision, Display, Reason, Session, Status
 from sessiond.stream.agent import READY_TIMEOUT, Agent, AgentStart, Exit
 from sessiond.stream.agents import Agents, Recency, own_memory
+from sessiond.stream.explain import Situation, explain
 from sessiond.stream.keep import KeptPort
+from sessiond.stream.kms import NOT_READ
+from sessiond.stream.parts import Parts, Settings
 from sessiond.stream.port import HostPort
 from sessiond.stream.reconcile import PLACEHOLDER, Action, Phase, Wanted, reconcile
-from sessiond.stream.trouble import Troubles
+from sessiond.stream.ways import Ways
 from sessiond.transport.edge import EdgePoller
 from sessiond.wire.device import HIDDEN_CURSOR, Format, Type, parse_format
 from sessiond.wire.device import pack as pack_device
@@ -24,45 +26,6 @@ from sessiond.wire.link import DeviceMessage, Ready, Stats
 log = logging.getLogger(__name__)
 
 _NO_STREAM = Format(0, 0, 0)
-_NO_DISPLAY = frozenset({
-    Reason.NO_DISPLAY_FOUND, Reason.DISPLAY_REFUSED, Reason.TYPE_UNSUPPORTED,
-})  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What the supervisor is given.
-
-    ``prepare(session, ready)`` finds out how a session's agent is started, off the loop, and calls
-    ``ready`` with it; ``placeholder(text)`` is the start of one that shows a sentence.
-    ``reread(session_id)`` asks for newer facts of a session that something failed about;
-    ``on_agent(key, pid)`` hears of every agent that was started, and
-    ``on_agent_end(key, pid, status, reason)`` of each one's end; ``on_proven`` of the ids of the
-    sessions that have a display open on their own VT, whenever they change.
-    """
-
-    port_path: str
-    prepare: Callable[[Session, Callable[[AgentStart], None]], None]
-    placeholder: Callable[[str], AgentStart]
-    reread: Callable[[str], None]
-    on_status: Callable[[Status], None]
-    on_agent: Callable[[str, int], None]
-    on_agent_end: Callable[[str, int, int, str], None]
-    on_proven: Callable[[frozenset[str]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What may change while it runs.
-
-    ``grace``: for how many seconds the last picture stands while no session is active.
-    ``when_idle``: "placeholder" or "close", what a client sees while there is nothing to show.
-    ``keep_warm``: how many agents stay, paused, beside that of the session that is to be shown.
-    """
-
-    grace: float = 1.0
-    when_idle: str = "placeholder"
-    keep_warm: int = 2
 
 
 class Supervisor:
@@ -79,7 +42,7 @@ class Supervisor:
         self._sessions: Mapping[str, Session] = {}
         self._agents = Agents()
         self._recency = Recency()
-        self._troubles = Troubles(self._settle)
+        self._ways = Ways(parts.look, self._leave_card, self._settle)
         self._proven: frozenset[str] = frozenset()
         self._codecs: tuple[int, ...] = ()
         self._quality = False
@@ -113,7 +76,7 @@ class Supervisor:
         Returns whether there is such a session.
         """
         key = self._decision.session
-        self._troubles.forgive([key])
+        self._ways.forgive([key])
         agent = self._agents.get(key)
         if agent:
             agent.stop()
@@ -132,7 +95,7 @@ class Supervisor:
         """
         self._is_closed = True
         self._end_grace()
-        self._troubles.forgive(self._troubles.keys())
+        self._ways.close()
         for agent in self._agents:
             agent.stop()
         await self._agents.wait_none()
@@ -147,39 +110,50 @@ class Supervisor:
 
         ``is_gap``: no session at all is active, as in the middle of a login or a switch.
         """
-        changed = {key for key, it in sessions.items() if it != self._sessions.get(key)}
-        # Who is gone is forgotten; for whom something is new, it is tried again soon.
-        self._troubles.forgive(self._troubles.keys() - sessions.keys())
-        self._troubles.hurry(changed)
+        had, had_console = self._decision, self._is_console(self._decision.session)
+        if had.session != decision.session:
+            # Before all else. Who was shown may go on being so, as the one who tells of trouble:
+            # what it had sent and is dropped here, it sends again.
+            self._silence(self._agents.active())
+        self._ways.follow(self._sessions, sessions)
         # What is being found out about another account, or one that has left, is not to be used.
         for key, it in self._sessions.items():
             if key not in sessions or sessions[key].uid != it.uid:
                 self._agents.outdate(key)
         self._is_informed = True
-        had, self._decision, self._sessions = self._decision, decision, sessions
-        if had.session != decision.session:
-            self._port.drop_waiting()  # its agent may be gone already, and cannot be paused
+        self._decision, self._sessions = decision, sessions
         if not is_gap:
             self._end_grace()
-        elif had.session and not self._grace:
+        elif had.session and not had_console and not self._grace:
             self._grace = self._loop.call_later(self._settings.grace, self._grace_is_over)
-        wanted = decision.session or decision.probe
+        wanted = self._candidate()
         self._recency.note(wanted, sessions)
         if wanted and wanted != (had.session or had.probe):
-            self._troubles.forgive([wanted])
+            self._ways.forgive([wanted])
+        agent = self._agents.get(wanted)
+        if agent and agent.is_kms and KMS not in decision.route:
+            agent.stop()  # it was allowed until now
         self._settle()
 
     def on_unprepared(self, session_id: str, why: str) -> None:
         """Take note that it could not be found out how a session's agent is started."""
         if self._agents.end_look_up(session_id):
             text = f"The agent cannot be started: {why}."
-            self._troubles.add(session_id, Reason.AGENT_CRASHED, text)
+            self._ways.fail(session_id, Reason.AGENT_CRASHED, text)
         self._settle()
 
     def on_no_display(self, session_id: str, why: str) -> None:
-        """Take note that there is no display yet, and nothing to start an agent for."""
+        """Take note that there is no display yet, and nothing to start a user's agent for."""
         if self._agents.end_look_up(session_id):
-            self._troubles.rest(session_id, Reason.NO_DISPLAY_FOUND, why)
+            reason = Reason.NO_DISPLAY_FOUND
+            if not self._ways.refuse(session_id, self._route(session_id), reason, why):
+                self._ways.rest(session_id, reason, why)
+        self._settle()
+
+    def on_no_helper(self, session_id: str, why: str) -> None:
+        """Take note that there is no KMS helper to start an agent with."""
+        if self._agents.end_look_up(session_id):
+            self._ways.fail(session_id, Reason.DISPLAY_REFUSED, f"{NOT_READ}: {why}.")
         self._settle()
 
     def on_record(self, session_id: str, display: str) -> None:
@@ -188,7 +162,7 @@ class Supervisor:
         An agent that has another one open, or still looks for one, ends; the next one tries the
         helper's first.
         """
-        self._troubles.hurry([session_id])
+        self._ways.on_record(session_id)
         self._agents.outdate(session_id)
         agent = self._agents.get(session_id)
         if agent and (not agent.ready or _server(agent.ready.display) != _server(display)):
@@ -197,7 +171,7 @@ class Supervisor:
 
     def on_new_display(self) -> None:
         """Look again soon where none was found: one has come somewhere."""
-        self._troubles.hurry(self._troubles.because(_NO_DISPLAY))
+        self._ways.on_new_display(self._sessions)
 
     # From the port.
 
@@ -240,9 +214,9 @@ class Supervisor:
     def on_ready(self, agent: Agent, ready: Ready) -> None:
         """Its display is open: it can be shown."""
         log.info("agent %d of %s shows %s (%s)", agent.pid, agent.key, ready.display, ready.rule)
-        self._troubles.recover(agent.key)
+        self._ways.recover(agent.key, is_kms=agent.is_kms)
         session = self._sessions.get(agent.key)
-        if session and session.vt and ready.vt == session.vt:
+        if session and session.vt and ready.vt == session.vt and not agent.is_kms:
             self._prove(self._proven | {agent.key})
         self._settle()
 
@@ -272,7 +246,7 @@ class Supervisor:
             self._restarts += 1
             log.warning("agent %d of %s ended: %s", agent.pid, agent.key, end.words)
             if agent.key in self._sessions or agent.key == PLACEHOLDER:
-                self._suspect(agent.key, end)
+                self._suspect(agent, end)
             self._parts.reread(agent.key)  # closing is not signalled
         self._prove(self._proven - {agent.key})
         self._settle()
@@ -289,6 +263,8 @@ class Supervisor:
                     self._act(action)
         finally:
             self._is_settling = False
+        if self._agents.is_kms(self._decision.session):
+            self._ways.look_again(self._sessions[self._decision.session])
         self._mind_port()
         self._tell()
 
@@ -312,14 +288,13 @@ class Supervisor:
         keep = self._kept()
         if self._port_reason is not None:
             return Wanted(keep=keep)
-        session = self._decision.session
-        candidate = session or self._decision.probe
-        run = {candidate} if candidate and not self._troubles.is_waiting(candidate) else set[str]()
-        show = session if session and session not in self._troubles else ""
+        session, candidate = self._decision.session, self._candidate()
+        run = {candidate} if candidate and not self._ways.is_waiting(candidate) else set[str]()
+        show = session if session and session not in self._ways else ""
         text = self._sentence()
         if self._codecs and text and self._settings.when_idle == "placeholder":
             is_current = PLACEHOLDER not in self._agents or text == self._placeholder_text
-            if is_current and not self._troubles.is_waiting(PLACEHOLDER):
+            if is_current and not self._ways.is_waiting(PLACEHOLDER):
                 run.add(PLACEHOLDER)
                 show = PLACEHOLDER
         return Wanted(frozenset(run), keep, show if self._codecs else "")
@@ -329,14 +304,14 @@ class Supervisor:
 
         In a gap nobody is to be shown, and the one before may be again.
         """
-        decision = self._decision
-        front = decision.session or decision.probe or (self._recency.newest if self._grace else "")
+        front = self._candidate() or (self._recency.newest if self._grace else "")
         alive = frozenset(key for key, it in self._sessions.items() if it.state != "closing")
         others = {
             key
             for key, phase in self._agents.phases().items()
             if phase is not Phase.STOPPING
             and not self._agents.is_late(key)
+            and not self._agents.is_kms(key)  # what it has mapped may be another's screen next
             and key in alive - {front}
         }
         return (alive & {front}) | self._recency.latest(self._settings.keep_warm, among=others)
@@ -351,7 +326,7 @@ class Supervisor:
     def _trouble_of(self, session: str) -> tuple[Reason | None, str]:
         """Return what keeps a session's agent from working; None and "" for nothing."""
         if not self._agents.is_late(session):
-            return self._troubles.explain(session)
+            return self._ways.explain(session, self._decision.remedy)
         account = self._sessions[session].user or self._sessions[session].uid
         text = (
             f"The user database has not answered for {READY_TIMEOUT:g} s about the account of "
@@ -368,14 +343,12 @@ class Supervisor:
                 self._launch(self._parts.placeholder(self._placeholder_text))
             case "launch":
                 self._agents.look_up(action.key, READY_TIMEOUT, self._settle)
-                self._parts.prepare(self._sessions[action.key], self._prepared)
+                backends = self._ways.next_backends(action.key, self._route(action.key))
+                self._parts.prepare(self._sessions[action.key], backends, self._prepared)
             case "stop" if agent:
                 agent.stop()
             case "pause" if agent:
-                agent.pause()
-                self._port.drop_waiting()
-                self._port.put(Type.CURSOR_SET, pack_device(HIDDEN_CURSOR))
-                self._loop.call_soon(self._tell_memory, agent)
+                self._silence(agent)
             case "activate" if agent:
                 self._serial += 1
                 agent.activate(
@@ -385,11 +358,23 @@ class Supervisor:
                     rate=self._port.line_rate(),
                 )
 
+    def _silence(self, agent: Agent | None) -> None:
+        """Show this agent no more, and nothing that waits; it may be gone already."""
+        if agent:
+            agent.pause()
+            self._loop.call_soon(self._tell_memory, agent)
+        self._port.drop_waiting()
+        if agent:
+            self._port.put(Type.CURSOR_SET, pack_device(HIDDEN_CURSOR))
+
     def _prepared(self, start: AgentStart) -> None:
         wanted = self._wanted()  # who is not any more, has come too late
-        is_current = self._agents.end_look_up(start.key)
-        if is_current and not self._is_closed and start.key in wanted.run | wanted.keep:
+        is_current = self._agents.end_look_up(start.key) and not self._is_closed
+        allowed = wanted.run if start.helper else wanted.run | wanted.keep
+        if is_current and start.key in allowed:
             self._launch(start)
+        else:
+            start.close()
         self._settle()
 
     def _launch(self, start: AgentStart) -> None:
@@ -397,9 +382,9 @@ class Supervisor:
             agent = Agent(start, self._poller, self)
         except OSError as error:
             log.error("an agent cannot be started: %s", error)  # noqa: TRY400 (one line)
-            self._troubles.add(
-                start.key, Reason.AGENT_CRASHED, f"The agent cannot be started: {error}."
-            )
+            start.close()
+            text = f"The agent cannot be started: {error}."
+            self._ways.fail(start.key, Reason.AGENT_CRASHED, text)
             return
         log.info("agent %d started for %s", agent.pid, start.key)
         self._agents.add(agent)
@@ -418,11 +403,36 @@ class Supervisor:
             text = "agent %d of session %s is kept, paused: %.1f MB of its own"
             log.info(text, agent.pid, agent.key, megabytes, extra=fields)
 
-    def _suspect(self, key: str, end: Exit) -> None:
-        reason = Reason(end.reason)
-        own = end.failed and end.failed.reason == reason
-        text = end.failed.text if end.failed and own else f"The agent ended: {end.words}."
-        self._troubles.add(key, reason, text, is_probe=key == self._decision.probe)
+    def _suspect(self, agent: Agent, end: Exit) -> None:
+        key, reason, text = agent.key, Reason(end.reason), end.sentence
+        route = self._route(key)
+        if agent.is_kms or not self._ways.refuse(key, route, reason, text):
+            self._ways.fail(key, reason, text, is_probe=key == self._decision.probe)
+
+    def _leave_card(self, key: str) -> None:
+        """Let the user's agent be tried again, now that there is something for it."""
+        agent = self._agents.get(key)
+        if agent and agent.is_kms:
+            log.info("session %s may have something to capture again", key)
+            agent.stop()
+
+    def _candidate(self) -> str:
+        """Return who is to be captured; "" for nobody.
+
+        In the middle of a login or a switch, too, no session is active on the VT in front: it is
+        not a console's before the grace is over.
+        """
+        key = self._decision.session or self._decision.probe
+        return "" if self._grace and self._is_console(key) else key
+
+    def _route(self, key: str) -> tuple[str, ...]:
+        """Return the back-ends that may capture a session; only for one that is to be captured."""
+        is_wanted = key in {self._decision.session, self._decision.probe}
+        return self._decision.route if is_wanted else ()
+
+    def _is_console(self, key: str) -> bool:
+        session = self._sessions.get(key)
+        return session is not None and session.is_console
 
     def _prove(self, proven: frozenset[str]) -> None:
         if proven != self._proven:
@@ -436,6 +446,7 @@ class Supervisor:
 
     def _grace_is_over(self) -> None:
         self._grace = None
+        self._recency.note(self._candidate(), self._sessions)
         self._settle()
 
     def _tell(self) -> None:
@@ -445,7 +456,7 @@ class Supervisor:
         active = self._agents.active() if self._port_reason is None and self._codecs else None
         stream = self._stream if active else _NO_STREAM
         stats = active.stats if active else None
-        retries = [at for at in (self._troubles.next_try(), self._port.next_try()) if at]
+        retries = [at for at in (self._ways.next_try(), self._port.next_try()) if at]
         self._parts.on_status(
             Status(
                 session="" if session and session.is_console else self._decision.session,
@@ -470,30 +481,20 @@ class Supervisor:
         )
 
     def _explain(self) -> tuple[Reason, str]:
-        """Return the first row of the design's table that applies."""
-        session = self._decision.session
-        agent = self._agents.get(session)
-        decided = (self._decision.reason, self._decision.text)
-        is_paused = decided[0] is not None and decided[0].state is State.PAUSED
-        rows = (
-            decided if is_paused else (None, ""),
-            (self._port_reason, self._port_text),
-            decided,
-            self._trouble_of(session),
-            (None if self._codecs else Reason.HOST_NOT_ASKING, "No client is connected."),
-            (
-                None if agent and agent.ready else Reason.AGENT_STARTING,
-                f"The agent of session {session} is looking for its display.",
-            ),
-            (
-                Reason.HOST_STALLED if self._is_stalled else None,
-                "The host takes no data: its clients are slow, or frozen.",
-            ),
+        key = self._decision.session
+        agent = self._agents.get(key)
+        return explain(
+            Situation(
+                decision=self._decision,
+                port=(self._port_reason, self._port_text),
+                trouble=self._trouble_of(key),
+                name=f"VT {self._sessions[key].vt}" if self._is_console(key) else f"Session {key}",
+                refused=self._ways.refusal(key) if agent and agent.is_kms else "",
+                is_asking=bool(self._codecs),
+                is_ready=agent is not None and agent.ready is not None,
+                is_stalled=self._is_stalled,
+            )
         )
-        for reason, text in rows:
-            if reason is not None:
-                return reason, text
-        return Reason.OK, f"Session {session} is shown."
 
 
 def _backend(ready: Ready) -> str:

@@ -7,7 +7,7 @@ never sooner than ``SOONEST`` after the failure, for users can cause such events
 import asyncio
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from sessiond.model import Reason
@@ -21,9 +21,9 @@ STEADY: Final = 10.0  # seconds of work after which a failure is a new one
 class _Trouble:
     reason: Reason
     text: str
+    backoff: Backoff
     since: float = 0.0
     is_due: bool = False
-    backoff: Backoff = field(default_factory=Backoff)
     timer: asyncio.TimerHandle | None = None
     next_try: float = 0.0  # in seconds since 1970; 0 without a timer
 
@@ -35,11 +35,15 @@ class _Trouble:
 
 
 class Troubles:
-    """The failures by agents' keys; ``on_due()`` is called when one is to be tried again."""
+    """The failures by agents' keys; ``on_due()`` is called when one is to be tried again.
 
-    def __init__(self, on_due: Callable[[], None]) -> None:
+    ``first`` is the first wait, in seconds; by default every back-off's.
+    """
+
+    def __init__(self, on_due: Callable[[], None], *, first: float | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         self._on_due = on_due
+        self._first = first
         self._by_key: dict[str, _Trouble] = {}
         self._recovered: dict[str, tuple[Backoff, float]] = {}  # and since when
 
@@ -71,10 +75,10 @@ class Troubles:
 
     def add(self, key: str, reason: Reason, text: str, *, is_probe: bool = False) -> None:
         """Take note of a failure. A probe is given up when the back-off is at its longest."""
-        backoff, since = self._recovered.pop(key, (Backoff(), 0.0))
+        backoff, since = self._recovered.pop(key, (Backoff(self._first), 0.0))
         if self._loop.time() - since > STEADY:
             backoff.reset()
-        trouble = self._by_key.setdefault(key, _Trouble(reason, text, backoff=backoff))
+        trouble = self._by_key.setdefault(key, _Trouble(reason, text, backoff))
         trouble.cancel()
         trouble.reason, trouble.text = reason, text
         trouble.since, trouble.is_due = self._loop.time(), False
@@ -85,7 +89,7 @@ class Troubles:
     def rest(self, key: str, reason: Reason, text: str) -> None:
         """Take note of what only an event can change: no timer runs."""
         self.forgive([key])
-        self._by_key[key] = _Trouble(reason, text, since=self._loop.time())
+        self._by_key[key] = _Trouble(reason, text, Backoff(self._first), since=self._loop.time())
 
     def hurry(self, keys: Iterable[str]) -> None:
         """Try these again soon: something about them is new."""

@@ -9,10 +9,11 @@ _JITTER: Final = 0.1  # so that many guests of one host do not come back in step
 
 
 class Backoff:
-    """Delays of 0.25 s, doubling up to 30 s, each up to a tenth longer by chance."""
+    """Delays of ``first`` s, by default 0.25, doubling up to 30, each up to a tenth longer."""
 
-    def __init__(self) -> None:
-        self._next = FIRST
+    def __init__(self, first: float | None = None) -> None:
+        self._first = FIRST if first is None else first
+        self._next = self._first
 
     def delay(self) -> float:
         """Return the seconds to wait now; the next answer is twice as long."""
@@ -21,4 +22,4 @@ class Backoff:
 
     def reset(self) -> None:
         """Begin again: what was tried has worked."""
-        self._next = FIRST
+        self._next = self._first

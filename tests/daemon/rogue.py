@@ -52,7 +52,7 @@ class Player:
 
     def run(self) -> None:
         """Play until the daemon hangs up."""
-        self.tell(READY, rule="rogue", display=":0", width=640, height=480, vt=0)
+        self.tell(READY, rule="rogue", display=":0", width=640, height=480, vt=0, backend="")
         is_paused = False
         for kind, body in messages(self.link):
             if kind == ACTIVATE:

@@ -20,8 +20,9 @@ from sessiond.model import Decision, Reason, Session, Status
 from sessiond.stream import launch, port, supervisor
 from sessiond.stream.agent import STOPPED, Agent, AgentStart
 from sessiond.stream.freshness import Freshness
+from sessiond.stream.parts import Parts, Settings
 from sessiond.stream.reconcile import PLACEHOLDER
-from sessiond.stream.supervisor import Parts, Settings, Supervisor
+from sessiond.stream.supervisor import Supervisor
 from sessiond.transport.edge import EdgePoller
 from sessiond.wire import device
 from sessiond.wire.device import Capabilities, Data, Format, Role, StartStop
@@ -156,8 +157,9 @@ async def around(settings: Settings = SETTINGS) -> AsyncIterator[Around]:
 
         parts = Parts(
             port_path=path,
-            prepare=lambda session, ready: prepared.update({session.id: ready}),
+            prepare=lambda session, _backends, ready: prepared.update({session.id: ready}),
             placeholder=show_sentence,
+            look=lambda _session, _seen: None,
             reread=lambda _id: None,
             on_status=on_status,
             on_agent=on_agent,
