@@ -29,8 +29,9 @@ class QuietDaemon(Child):
             f"stream.agent={json.dumps(plan.agent)}",
             f'stream.codec_options=["framerate={plan.fps:g}"]',
             # What else goes on on this machine is not to wake it: X servers that start and end,
-            # and the VTs, where the stand-in login1 has none.
+            # graphics cards, and the VTs, where the stand-in login1 has none.
             f'displays.sockets="{port.parent}"',
+            f'capture.cards="{port.parent}"',
             'vt.active="/dev/null"',
             f'helper.socket="@spice-bench-{os.getpid()}"',
             f'users.socket="{self.agent_socket}"',
