@@ -30,7 +30,8 @@ LOG_SHOWN: Final = 8192  # bytes of a log in an error message
 
 # mutter ends with its program, and that with us: mutter gives it no stdin.
 _PROGRAM: Final = 'echo "$WAYLAND_DISPLAY $DISPLAY $XAUTHORITY"; exec cat "$XDG_RUNTIME_DIR/stay"'
-# As systemd hands a socket on: what connects before PipeWire reads is not refused.
+# As systemd hands a socket on: what connects before PipeWire reads is not refused. By bash, for
+# dash knows no descriptor above 9.
 _WITH_SOCKET: Final = "exec 3<&{}; LISTEN_FDS=1 LISTEN_PID=$$ exec pipewire"
 # Links between streams, and no devices: those ask logind, which is not there.
 _POLICY: Final = ("wireplumber", "-c", "policy.conf")
@@ -183,7 +184,7 @@ class Mutter:
             listener.listen()
             script = _WITH_SOCKET.format(listener.fileno())
             self._give_away()
-            self.pipewire = self.start(("sh", "-c", script), fds=(listener.fileno(),))
+            self.pipewire = self.start(("bash", "-c", script), fds=(listener.fileno(),))
 
     def _give_away(self) -> None:
         for path in (self.runtime, *self.runtime.iterdir()):
