@@ -9,7 +9,7 @@ import pytest
 
 from sessiond.helper.records import RecordRefusedError, Records, Taken, Told
 from sessiond.logind.decide import Policy, decide
-from sessiond.model import Decision, Reason, SeatFacts, Session
+from sessiond.model import Reason, SeatFacts, Session
 
 ALICE = Session(
     id="3", path="/3", uid=1000, gid=1000, user="alice", seat="seat0", vt=8, type="x11",
@@ -126,7 +126,7 @@ def test_a_console_with_a_record_is_one_with_a_display() -> None:
     console = facts(replace(ALICE, type="tty"), active="3")
     assert decide(kept.join(console, 8), Policy()).reason is Reason.TEXT_CONSOLE
     kept.add(TOLD, console)
-    assert decide(kept.join(console, 8), Policy()) == Decision("3")
+    assert decide(kept.join(console, 8), Policy()).session == "3"
 
 
 def test_without_logind_the_records_are_the_sessions() -> None:
@@ -137,7 +137,7 @@ def test_without_logind_the_records_are_the_sessions() -> None:
     assert kept.of("vt9") is bob
     for vt, shown in ((8, "vt8"), (9, "vt9")):
         joined = kept.join(NO_LOGIND, vt)
-        assert decide(joined, Policy()) == Decision(shown)
+        assert decide(joined, Policy()).session == shown
         assert joined.sessions[shown].display == {8: ":1", 9: ":2"}[vt]
     console = decide(kept.join(NO_LOGIND, 3), Policy())
     assert (console.session, console.reason) == ("", Reason.TEXT_CONSOLE)
