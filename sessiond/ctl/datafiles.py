@@ -17,7 +17,9 @@ from sessiond.ctl.completion import script
 from sessiond.errors import InstallError
 
 UNIT: Final = "spice-sessiond.service"
-SOCKETS: Final = ("spice-sessiond-agent.socket", "spice-sessiond.socket")
+SOCKETS: Final = (
+    "spice-sessiond-agent.socket", "spice-sessiond-kms.socket", "spice-sessiond.socket",
+)  # fmt: skip
 AGENT: Final = "spice-session-agent"
 USER_UNIT: Final = "spice-session-agent.service"
 AGENTS_PATH: Final = ("/usr/local/bin", "/usr/bin", "/bin")

@@ -29,7 +29,7 @@ PACKAGES: Final = {  # Debian's names of what pyproject.toml requires
     "sysv_ipc": "python3-sysv-ipc",
 }
 SCRIPTS: Final = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-SOCKETS: Final = "spice-sessiond-agent.socket spice-sessiond.socket"
+SOCKETS: Final = "spice-sessiond-agent.socket spice-sessiond-kms.socket spice-sessiond.socket"
 SERVICE: Final = "spice-sessiond.service"
 COMPLETE: Final = """\
 source /usr/share/bash-completion/completions/spice-sessionctl

@@ -55,7 +55,8 @@ def test_data_files_are_put_in_place_and_taken_away(machine: Machine, programs: 
     machine.do("systemd-analyze", "verify", "--man=no", UNIT)
     agent = machine.do("cat", "/etc/spice-sessiond/config.toml.d/10-program.toml")
     assert f'stream.agent = ["{programs}/spice-session-agent"]' in agent
-    units = ("spice-sessiond.service", "spice-sessiond.socket", "spice-sessiond-agent.socket")
+    sockets = ("spice-sessiond.socket", "spice-sessiond-agent.socket", "spice-sessiond-kms.socket")
+    units = ("spice-sessiond.service", *sockets)
     machine.do("systemctl", "--root=/", "enable", units[0])
     refused = machine.run(ctl, "uninstall")
     assert refused.returncode == Exit.FAILED

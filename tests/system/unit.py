@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 TREE: Final = Path(__file__).parents[2]
 SERVICE: Final = "spice-sessiond.service"
-SOCKETS: Final = ("spice-sessiond.socket", "spice-sessiond-agent.socket")
+SOCKETS: Final = (
+    "spice-sessiond.socket", "spice-sessiond-agent.socket", "spice-sessiond-kms.socket",
+)  # fmt: skip
 NAME: Final = "org.spice_space.Sessiond1"
 PROGRAM: Final = f"""\
 #!/bin/sh
@@ -28,6 +30,7 @@ PYTHONPATH={PROJECT} exec python3 -P -m {{}} "$@"
 """
 PROGRAMS: Final = {
     "spice-sessiond": "sessiond",
+    "spice-sessiond-kms": "sessiond.kms",
     "spice-session-agent": "agent",
     "spice-sessionctl": "sessiond.ctl",
 }

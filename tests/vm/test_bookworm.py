@@ -37,7 +37,8 @@ def test_the_package_installs_and_shows_a_session(desktop: Desktop, package: Pat
     desktop.connect()
     text = desktop.wait_for_status("no-session", "text-console")
     desktop.see_sentence(text, "no-session-yet")
-    for unit in ("spice-sessiond.service", "spice-sessiond.socket", "spice-sessiond-agent.socket"):
+    sockets = ("spice-sessiond.socket", "spice-sessiond-agent.socket", "spice-sessiond-kms.socket")
+    for unit in ("spice-sessiond.service", *sockets):
         guest.run(["systemctl", "is-active", unit])
     port = f"/dev/virtio-ports/{STREAM_PORT}"
     mode = guest.run(["stat", "--dereference", "--format=%a %U %G", port])

@@ -82,6 +82,8 @@ def test_files_go_where_they_are_read(prefix: str, unit: str, policy: str, activ
         f"{unit}/spice-sessiond.service",
         f"{unit}/spice-sessiond.socket",
         f"{unit}/spice-sessiond-agent.socket",
+        f"{unit}/spice-sessiond-kms.socket",
+        f"{unit}/spice-sessiond-kms@.service",
         f"{unit}/spice-session-agent@.service",
         f"{unit.removesuffix('system')}user/spice-session-agent.service",
         f"{policy}/{BUS}",
@@ -92,6 +94,7 @@ def test_files_go_where_they_are_read(prefix: str, unit: str, policy: str, activ
         "/etc/xdg/autostart/spice-session-indicator.desktop",
         "/usr/share/gdm/greeter/autostart/spice-session-helper.desktop",
         f"{prefix}/share/man/man8/spice-sessiond.8",
+        f"{prefix}/share/man/man8/spice-sessiond-kms.8",
         f"{prefix}/share/bash-completion/completions/spice-sessionctl",
     } <= found
     assert any(name.endswith("udev/rules.d/60-spice-sessiond.rules") for name in found)
