@@ -39,6 +39,7 @@ class PatternCapture(Capture):
         self._size = (width, height)
         self._interval = 1 / rate
         self._next = 0.0  # time.monotonic() of the next picture; 0 while nobody watches
+        self._is_told = False  # that there is one, since the last grab
         self._number = 0
         bars = Image.new("RGB", (len(_BARS), 1))
         bars.putdata(_BARS)
@@ -67,19 +68,23 @@ class PatternCapture(Capture):
 
     def begin(self) -> None:
         self._next = time.monotonic() + self._interval
+        self._is_told = False
 
     def end(self) -> None:
         self._next = 0.0
 
     def wait(self, wake_fd: int) -> Changes:
-        timeout = max(0.0, self._next - time.monotonic()) if self._next else None
+        is_due = self._next and not self._is_told
+        timeout = max(0.0, self._next - time.monotonic()) if is_due else None
         if select.select([wake_fd], [], [], timeout)[0]:
             return Changes.NONE
-        self._next += self._interval
+        self._next = max(self._next + self._interval, time.monotonic())
         self._number += 1
+        self._is_told = True
         return Changes.PICTURE
 
     def grab(self, slot: int) -> Frame:
+        self._is_told = False
         width, height = self._size
         pixels = self.picture(self._number).tobytes("raw", "BGRX")
         return Frame(width, height, 4 * width, memoryview(pixels), slot)

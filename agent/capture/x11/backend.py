@@ -61,6 +61,7 @@ class X11Capture(Capture):
         self._last: Frame | None = None  # what was grabbed last
         self._forget()
         self._changes = Changes.NONE  # seen, and not told yet
+        self._wanted = Changes.AVAILABLE  # what is to be told
         self._has_vt_atom = display.intern_atom(HAS_VT)
         self._has_vt = has_vt(self._root, self._has_vt_atom)
 
@@ -85,6 +86,7 @@ class X11Capture(Capture):
             self._cursor.begin()
             self._motion.begin()
             self._forget()
+            self._wanted = ~Changes.NONE
             # A new DAMAGE object reports the whole window at once, which is no news: the first
             # grab follows, and takes with it what was drawn until then.
             self._display.sync()
@@ -97,6 +99,8 @@ class X11Capture(Capture):
             self._cursor.end()
             self._motion.end()
             self._display.flush()
+        self._wanted = Changes.AVAILABLE
+        self._changes &= self._wanted
 
     def wait(self, wake_fd: int) -> Changes:
         with lost_display(self._display):
@@ -223,7 +227,7 @@ class X11Capture(Capture):
     def _take_events(self) -> None:
         """Take those that have arrived with the answers to what we asked."""
         for _ in range(len(self._display.display.event_queue)):
-            self._changes |= self._change(self._display.next_event())
+            self._changes |= self._change(self._display.next_event()) & self._wanted
 
     def _change(self, event: Any) -> Changes:  # noqa: ANN401 (attributes depend on the type)
         match event.type:
