@@ -49,17 +49,39 @@ class Compositor(Protocol):
         """End it."""
 
 
+def crash(compositor: Compositor) -> None:
+    """End it as a crash would; its socket's file stays."""
+    if isinstance(compositor, Mutter):
+        compositor.kill_mutter()
+    else:
+        assert isinstance(compositor, Sway)
+        compositor.kill()
+
+
+def start_again(compositor: Compositor) -> None:
+    """Start one that has crashed."""
+    if isinstance(compositor, Mutter):
+        compositor.start_mutter()
+    else:
+        assert isinstance(compositor, Sway)
+        compositor.start()
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of compositor: its back-end, its start, and how the back-end names its screen."""
+    """A kind of compositor: its back-end, its desktop's name, and how it is started.
+
+    ``display`` is how the back-end names its screen.
+    """
 
     backend: str
+    desktop: str
     start: Callable[[tuple[int, int]], Compositor]
     display: Callable[[Compositor], str]
 
 
-SWAY: Final = Kind("wlroots", Sway, lambda it: it.wayland)
-MUTTER: Final = Kind("mutter", Mutter, lambda it: str(it.runtime))
+SWAY: Final = Kind("wlroots", "sway", Sway, lambda it: it.wayland)
+MUTTER: Final = Kind("mutter", "GNOME", Mutter, lambda it: str(it.runtime))
 KINDS: Final = (SWAY, MUTTER)
 
 

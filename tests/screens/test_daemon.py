@@ -1,0 +1,162 @@
+"""The daemon between two users' screens: a compositor's, and an X server's.
+
+All in one file, for the runtime directory of the agents' user is the machine's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+
+import pytest
+
+from tests.daemon.world import assert_connected, wait_sentence
+from tests.fixtures.daemon import Stage
+from tests.fixtures.drawing import SAMPLE, Canvas, bits_of, picture_of
+from tests.fixtures.painter import Painter
+from tests.fixtures.spice import SpiceHost, SpiceProbe
+from tests.fixtures.xserver import Xvfb
+from tests.screens.stage import (
+    SIZE,
+    SWAY,
+    Compositor,
+    Kind,
+    crash,
+    start_again,
+    wait_like,
+)
+from tests.screens.sway import Sway
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+ALICE: Final = "1"  # sessions
+BOB: Final = "c2"
+BOBS: Final = 2  # the number that his screen shows
+BOBS_UID: Final = 65532
+
+
+class Scene:
+    """Alice's session on a compositor and Bob's on an X server, which shows 2; hers is in front."""
+
+    def __init__(self, kind: Kind) -> None:
+        with contextlib.ExitStack() as stack:
+            self.compositor = stack.enter_context(contextlib.closing(kind.start(SIZE)))
+            stack.enter_context(_laid_out(self.compositor))
+            self.painter = stack.enter_context(Painter(self.compositor.wayland))
+            xserver = stack.enter_context(Xvfb(*SIZE))
+            stack.enter_context(Canvas(xserver.display)).show_number(BOBS)
+            self.host = stack.enter_context(SpiceHost(multi=True))
+            self.stage = stack.enter_context(Stage(self.host.socket_path))
+            self.daemon = self.stage.daemon
+            self.daemon.wait_line("is open")
+            self.daemon.wait_ready()
+            bob = {"uid": BOBS_UID, "gid": BOBS_UID, "user": "bob", "display": xserver.display}
+            self._add(BOB, vt=8, **bob)
+            uid = self.compositor.uid
+            alice = {"uid": uid, "gid": uid, "user": "alice", "desktop": kind.desktop}
+            self._add(ALICE, vt=7, type="wayland", **alice)
+            self.probe = stack.enter_context(SpiceProbe(self.host.uri, sample=SAMPLE))
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def switch(self, session: str) -> None:
+        """Bring a session to the front."""
+        self.stage.login1.do("switch", id=session)
+
+    def start_again(self) -> None:
+        """Start another compositor where the old one was."""
+        start_again(self.compositor)
+        self.painter = self._stack.enter_context(Painter(self.compositor.wayland))
+
+    def _add(self, session: str, **properties: object) -> None:
+        mark = self.daemon.now()
+        self.stage.login1.do("add_session", id=session, **properties)
+        self.daemon.wait_line(f"session {session} of .* has come", after=mark)
+
+
+@contextlib.contextmanager
+def _laid_out(compositor: Compositor) -> Iterator[None]:
+    """Let its runtime directory be where logind would have made it."""
+    place = Path("/run/user", str(compositor.uid))
+    place.parent.mkdir(exist_ok=True)
+    if place.is_symlink():  # of a run that was killed
+        place.unlink()
+    place.symlink_to(compositor.runtime)
+    try:
+        yield
+    finally:
+        place.unlink()
+
+
+@pytest.fixture(autouse=True)
+def root() -> None:
+    """Skip without: agents of two users are started."""
+    if os.getuid():
+        pytest.skip("to be two users takes root")
+
+
+@pytest.fixture
+def scene(kind: Kind) -> Iterator[Scene]:
+    with Scene(kind) as made:
+        yield made
+
+
+def test_the_session_of_a_compositor_is_shown(scene: Scene, kind: Kind) -> None:
+    scene.painter.show(picture_of(*SIZE, "the quick brown fox"))
+    wait_like(scene.probe, scene.painter.picture)
+    assert scene.daemon.property("Reason") == "ok"
+    assert scene.daemon.property("Backend") == kind.backend
+
+
+def test_two_users_are_switched_between(scene: Scene, kind: Kind) -> None:
+    for round_ in range(3):
+        scene.painter.show_number(100 + round_)
+        scene.probe.wait_for("invalidate", bits=bits_of(100 + round_))
+        assert scene.daemon.property("Backend") == kind.backend
+        scene.switch(BOB)
+        scene.probe.wait_for("invalidate", bits=bits_of(BOBS))
+        assert scene.daemon.property("Backend") == "x11"
+        scene.switch(ALICE)
+    assert_connected(scene.probe)
+
+
+def test_a_compositor_that_crashed_comes_back(scene: Scene, kind: Kind) -> None:
+    scene.painter.show_number(1)
+    scene.probe.wait_for("invalidate", bits=bits_of(1))
+    shown, said = scene.probe.now(), scene.daemon.now()
+    crash(scene.compositor)
+    scene.daemon.wait_reason("no-display-found", after=said)
+    wait_sentence(scene.probe, after=shown)
+    assert kind.backend in scene.daemon.property("ReasonText")
+    scene.start_again()
+    scene.painter.show_number(2 + BOBS)
+    scene.probe.wait_for("invalidate", bits=bits_of(2 + BOBS))
+    assert scene.daemon.property("Reason") == "ok"
+    assert_connected(scene.probe)
+
+
+def test_an_output_that_changes_its_size_in_mid_stream() -> None:
+    with Scene(SWAY) as scene:
+        scene.painter.show_number(1)
+        scene.probe.wait_for("invalidate", bits=bits_of(1))
+        assert isinstance(scene.compositor, Sway)
+        scene.compositor.command("output HEADLESS-1 mode 800x600")
+        scene.painter.wait_size((800, 600))
+        scene.painter.show_number(5)
+        wait_like(scene.probe, scene.painter.picture)
+        size = tuple(scene.daemon.property(name) for name in ("Width", "Height"))
+        assert size == (800, 600)
