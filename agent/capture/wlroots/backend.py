@@ -45,7 +45,12 @@ class WlrootsCapture(Capture):
         self._is_told = False  # PICTURE was, since the last grab
         self._pictures = Pictures()
         self._compositor = Compositor(
-            connection, self._pictures.held, self._on_picture, self._on_available
+            connection,
+            self._pictures.held,
+            on_picture=self._on_picture,
+            on_available=self._on_available,
+            on_moved=self._on_moved,
+            on_shape=self._on_shape,
         )
         self._compositor.open(TIMEOUT)
         self._size = self._laid_out(self._compositor.active).size
@@ -112,9 +117,17 @@ class WlrootsCapture(Capture):
         return frame
 
     def cursor(self) -> Cursor | None:
+        for source in self._compositor.active:
+            if source.cursor and source.cursor.position:
+                return source.cursor.shape
         return None
 
     def pointer(self) -> tuple[int, int]:
+        sources = self._compositor.active
+        for source, (x, y) in zip(sources, self._laid_out(sources).places, strict=True):
+            if source.cursor and source.cursor.position:
+                over_x, over_y = source.cursor.position
+                return x + over_x, y + over_y
         return (0, 0)
 
     def outputs(self) -> tuple[str, ...]:
@@ -163,6 +176,12 @@ class WlrootsCapture(Capture):
     def _on_picture(self) -> None:
         if self._is_watching and not self._is_told:
             self._changes |= Changes.PICTURE
+
+    def _on_moved(self) -> None:
+        self._changes |= Changes.POINTER
+
+    def _on_shape(self) -> None:
+        self._changes |= Changes.CURSOR
 
     def _on_available(self) -> None:
         self._changes |= Changes.AVAILABLE

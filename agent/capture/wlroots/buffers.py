@@ -71,26 +71,26 @@ class Shape:
         box = Box(max(x, 0), max(y, 0), min(x + width, self.width), min(y + height, self.height))
         return box if box.left < box.right and box.top < box.bottom else None
 
-    def check(self, where: str) -> None:
+    def check(self, where: str, max_side: int = MAX_SIDE) -> None:
         """Raise DisplayError if it cannot be captured."""
         pixel = len(FORMATS.get(self.format, ""))
         if not pixel:
             raise DisplayError(f"{where} has pixels of the format {format_name(self.format)}")
-        if not (0 < self.width <= MAX_SIDE and 0 < self.height <= MAX_SIDE):
+        if not (0 < self.width <= max_side and 0 < self.height <= max_side):
             raise DisplayError(
                 f"{where} has a picture of {self.width}x{self.height} pixels; at most "
-                f"{MAX_SIDE}x{MAX_SIDE} can be shown"
+                f"{max_side}x{max_side} can be shown"
             )
         if not pixel * self.width <= self.stride <= 4 * MAX_SIDE:
             raise DisplayError(f"{where} has rows of {self.stride} bytes for {self.width} pixels")
 
 
-def best_format(offered: Iterable[int], where: str) -> int:
-    """Return the format that is the least work. Raises DisplayError if there is none for us."""
+def best_format(offered: Iterable[int], known: Iterable[int], where: str) -> int:
+    """Return the first of ``known`` that is offered. Raises DisplayError if there is none."""
     formats = frozenset(offered)
-    for known in FORMATS:
-        if known in formats:
-            return known
+    for kind in known:
+        if kind in formats:
+            return kind
     names = ", ".join(sorted(map(format_name, formats))) or "none"
     raise DisplayError(f"{where} has no pixels of a format that can be shown, only {names}")
 

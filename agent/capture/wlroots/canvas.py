@@ -129,13 +129,15 @@ def _rows(buffer: Buffer, box: Box) -> Iterable[memoryview]:
             begin = row * stride + first
             yield buffer.pixels[begin : begin + length]
         return
-    pixels = memoryview(_turned(buffer, box, layout))
+    pixels = memoryview(turned_pixels(buffer, box))
     turned_width = upright((box.right - box.left, box.bottom - box.top), buffer.transform)[0]
     for begin in range(0, len(pixels), 4 * turned_width):
         yield pixels[begin : begin + 4 * turned_width]
 
 
-def _turned(buffer: Buffer, box: Box, layout: str) -> bytes:
+def turned_pixels(buffer: Buffer, box: Box) -> bytes:
+    """Return a part of a picture, upright, as rows of bytes B, G, R, X (or A)."""
+    layout = FORMATS[buffer.shape.format]
     stride = buffer.shape.stride
     size = (buffer.shape.width, box.bottom - box.top)
     # Pillow takes whatever has a buffer, and its types do not say so.

@@ -7,11 +7,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from agent.capture.wlroots import screencopy
+from agent.capture.wlroots.cursor import Pointer
 from agent.capture.wlroots.imagecopy import ImageCopySource
 from agent.capture.wlroots.outputs import Output, Outputs
-from agent.capture.wlroots.protocols import COPY_MANAGER, SCREENCOPY_MANAGER, SOURCE_MANAGER
+from agent.capture.wlroots.place import Place
+from agent.capture.wlroots.protocols import COPY_MANAGER, SCREENCOPY_MANAGER, SEAT, SOURCE_MANAGER
 from agent.capture.wlroots.screencopy import ScreencopySource
-from agent.capture.wlroots.source import Place, Source
+from agent.capture.wlroots.source import Source
 from sessiond.errors import DisplayError
 from sessiond.wire.wayland import SHM, Listener, Proxy
 
@@ -39,8 +41,11 @@ class Compositor:
         self,
         connection: Connection,
         held: Sequence[Buffer | None],
+        *,
         on_picture: Callable[[], None],
         on_available: Callable[[], None],
+        on_moved: Callable[[], None],
+        on_shape: Callable[[], None],
     ) -> None:
         self.way = ""
         self._connection = connection
@@ -50,6 +55,9 @@ class Compositor:
         self._is_watching = False
         self._managers = dict[str, tuple[Proxy, int]]()
         self._outputs = Outputs(connection, self._on_output, self._on_output_gone)
+        self._pointer = Pointer(
+            connection.client, on_changed=self._on_pointer, on_moved=on_moved, on_shape=on_shape
+        )
         self._sources = dict[int, Source]()
         self._make: Callable[[Output], Source] | None = None
         self._registry: Proxy
@@ -87,8 +95,7 @@ class Compositor:
         """Ask each output for pictures when it has changed."""
         self._is_watching = True
         for source in self._sources.values():
-            source.restart()
-            source.ask()
+            self._restart(source)
 
     def end(self) -> None:
         """Ask for nothing any more."""
@@ -114,7 +121,7 @@ class Compositor:
         if sources and manager:
             self.way = "ext-image-copy-capture"
             return partial(
-                ImageCopySource, place, sources=sources, manager=manager, has_cursor=True
+                ImageCopySource, place, sources=sources, manager=manager, pointer=self._pointer
             )
         manager, version = self._managers.get(SCREENCOPY_MANAGER.name, (None, 0))
         if manager and version >= screencopy.MIN_VERSION:
@@ -131,18 +138,29 @@ class Compositor:
             version = min(version, _VERSIONS.get(name, 1))
             proxy = self._connection.client.bind(self._registry, number, interface, version)
             self._managers[name] = (proxy, version)
+        elif name == SEAT.name:
+            self._pointer.on_global(self._registry, number)
         else:
             self._outputs.on_global(self._registry, number, name, version)
 
     def _on_output(self, output: Output) -> None:
         source = self._sources.get(output.number)
-        if source:
-            source.restart()
-        elif self._make:
+        if source is None and self._make:
             source = self._sources[output.number] = self._make(output)
-        if source and self._is_watching:
-            source.ask()
+        if source:
+            self._restart(source)
         self._on_available()
+        self._on_picture()
+
+    def _restart(self, source: Source) -> None:
+        source.restart()
+        if self._is_watching:
+            source.ask()
+
+    def _on_pointer(self) -> None:
+        """Have the cursor in the pictures, or no more."""
+        for source in self._sources.values():
+            self._restart(source)
         self._on_picture()
 
     def _on_output_gone(self, output: Output) -> None:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Final
 
 from agent.capture.wlroots.buffers import FORMATS, Box, Buffer, Shape
 from agent.capture.wlroots.protocols import SCREENCOPY_FRAME, Y_INVERT
-from agent.capture.wlroots.source import Place, Source
+from agent.capture.wlroots.source import Source
 
 if TYPE_CHECKING:
     from agent.capture.wlroots.outputs import Output
+    from agent.capture.wlroots.place import Place
     from sessiond.wire.wayland import Proxy
 
 MIN_VERSION: Final = 2  # the first that tells what differs, and waits for something that does

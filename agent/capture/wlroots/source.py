@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import logging
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from agent.capture.base import SLOTS
@@ -14,31 +13,14 @@ from agent.capture.wlroots.canvas import upright
 from agent.capture.wlroots.layout import size_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
+    from agent.capture.wlroots.cursor import OutputCursor
     from agent.capture.wlroots.outputs import Output
-    from sessiond.transport.wayland import Connection
-    from sessiond.wire.wayland import Proxy
+    from agent.capture.wlroots.place import Place
 
 log = logging.getLogger(__name__)
 
 MAX_FAILURES: Final = 3  # in a row; one is usual when an output changes
 RETRY: Final = 1.0  # seconds after which an output that gave no picture is asked again
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """What all sources of a compositor share.
-
-    ``held`` are the buffers that somebody still looks at, kept up by who owns them. ``on_picture``
-    hears that there is a new picture, ``on_available`` that an output gives none, or does so again.
-    """
-
-    connection: Connection
-    shm: Proxy
-    held: Sequence[Buffer | None]
-    on_picture: Callable[[], None]
-    on_available: Callable[[], None]
 
 
 class Source(abc.ABC):
@@ -53,6 +35,7 @@ class Source(abc.ABC):
     def __init__(self, place: Place, output: Output) -> None:
         self.output = output
         self.newest: Buffer | None = None
+        self.cursor: OutputCursor | None = None  # apart from the pictures
         self.came_at = 0.0
         self.is_fresh = False
         self.damage: Box | None = None
