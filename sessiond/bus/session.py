@@ -35,7 +35,6 @@ class SessionObject:
             "Type": session.type,
             "Class": session.cls,
             "Display": display.name or session.display,
-            "Backend": display.backend,
             "TTY": session.tty,
             "Desktop": session.desktop,
             "Remote": session.remote,
@@ -43,6 +42,7 @@ class SessionObject:
             "Locked": session.locked,
             "Shown": is_shown,
             "Reason": str(control.reason_of(session.id)),
+            "Backend": display.backend,
             "EnvSource": display.rule,
             "LogindPath": session.path,
         }

@@ -145,7 +145,6 @@ OF_ALICE: Final[dict[str, Any]] = {
     "Type": "x11",
     "Class": "user",
     "Display": ":0",
-    "Backend": "x11",
     "TTY": "tty8",
     "Desktop": "XFCE",
     "Remote": False,
@@ -153,6 +152,7 @@ OF_ALICE: Final[dict[str, Any]] = {
     "Locked": True,
     "Shown": True,
     "Reason": "ok",
+    "Backend": "x11",
     "EnvSource": "logind",
     "LogindPath": f"{LOGIND}/_33",
 }
@@ -163,7 +163,6 @@ OF_BOB: Final[dict[str, Any]] = {
     "Type": "wayland",
     "Class": "greeter",
     "Display": "",
-    "Backend": "",
     "TTY": "",
     "Desktop": "",
     "Remote": False,
@@ -171,6 +170,7 @@ OF_BOB: Final[dict[str, Any]] = {
     "Locked": False,
     "Shown": False,
     "Reason": "type-unsupported",
+    "Backend": "",
     "EnvSource": "",
     "LogindPath": f"{LOGIND}/c2",
 }
