@@ -63,6 +63,8 @@ class SwayDriver(CompositorDriver):
 
     def hide(self) -> None:
         self._compositor.command("output HEADLESS-1 disable")
+        if any(output["active"] for output in self._compositor.outputs()):
+            pytest.skip("sway's headless outputs cannot be switched off before wlroots 0.16")
 
     def show(self) -> None:
         self._compositor.command("output HEADLESS-1 enable")
