@@ -61,13 +61,13 @@ class Connection:
 
     def flush(self) -> None:
         """Send what the socket takes now; the rest goes with the next call of any kind."""
-        with self._translated():
+        with self.translated():
             self._flush()
 
     def round_trip(self, timeout: float) -> None:
         """Wait until the compositor has done all that was asked and told all that it had to."""
         done = list[int]()
-        with self._translated():
+        with self.translated():
             self.client.make(self.client.display, "sync", CALLBACK, on={"done": done.append})
         if not self.wait_until(lambda: bool(done), timeout):
             raise DisplayError(f"the compositor at {self.name} did not answer in {timeout:g} s")
@@ -87,7 +87,7 @@ class Connection:
 
         Returns as well when ``wake_fd`` is readable (-1: nobody's) and after ``timeout`` seconds.
         """
-        with self._translated():
+        with self.translated():
             self._flush()
             poll = select.poll()
             poll.register(self._sock, select.POLLIN | (select.POLLOUT if self._outgoing else 0))
@@ -101,9 +101,19 @@ class Connection:
 
     def read(self) -> None:
         """Hear what has come, without waiting."""
-        with self._translated():
+        with self.translated():
             self._flush()
             self._receive()
+
+    @contextlib.contextmanager
+    def translated(self) -> Iterator[None]:
+        """Turn what the client's objects raise into DisplayError."""
+        try:
+            yield
+        except ProtocolError as error:
+            raise DisplayError(f"the compositor at {self.name}: {error}") from error
+        except (OSError, EOFError) as error:
+            raise DisplayError(f"the compositor at {self.name} {self._last_words()}") from error
 
     def close(self) -> None:
         """Hang up. Does not raise."""
@@ -138,15 +148,6 @@ class Connection:
 
     def _on_refused(self, error: OSError) -> None:
         self._problem = f"the kernel hands no memory to the compositor at {self.name}: {error}"
-
-    @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except ProtocolError as error:
-            raise DisplayError(f"the compositor at {self.name}: {error}") from error
-        except (OSError, EOFError) as error:
-            raise DisplayError(f"the compositor at {self.name} {self._last_words()}") from error
 
     def _last_words(self) -> str:
         """Return why it hung up, which may still be unread."""

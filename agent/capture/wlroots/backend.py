@@ -78,15 +78,17 @@ class WlrootsCapture(Capture):
 
     def begin(self) -> None:
         self._is_watching, self._is_told = True, False
-        self._compositor.begin()
         self._pictures.forget()
-        self._connection.flush()
+        with self._connection.translated():
+            self._compositor.begin()
+            self._connection.flush()
         self._changes &= ~Changes.PICTURE
 
     def end(self) -> None:
         self._is_watching = False
-        self._compositor.end()
-        self._connection.flush()
+        with self._connection.translated():
+            self._compositor.end()
+            self._connection.flush()
         self._changes &= Changes.AVAILABLE
 
     def wait(self, wake_fd: int) -> Changes:
@@ -94,7 +96,8 @@ class WlrootsCapture(Capture):
             retry_at = self._compositor.retry_at
             timeout = None if retry_at is None else max(0.0, retry_at - time.monotonic())
             if not self._connection.wait(wake_fd, timeout):
-                self._compositor.retry()
+                with self._connection.translated():
+                    self._compositor.retry()
                 break
         changes, self._changes = self._changes, Changes.NONE
         self._is_told |= Changes.PICTURE in changes
@@ -102,18 +105,19 @@ class WlrootsCapture(Capture):
 
     def grab(self, slot: int) -> Frame | None:
         self._pictures.held[slot] = None
-        self._connection.read()
-        self._fetch()
-        sources = self._compositor.active
-        frame = self._framed(slot, sources) if sources else None
-        self._is_told = False
-        self._changes &= ~Changes.PICTURE
-        if self._is_watching:
-            for source in sources:
-                source.ask()
-        else:
-            self._compositor.end()
-        self._connection.flush()
+        with self._connection.translated():
+            self._connection.read()
+            self._fetch()
+            sources = self._compositor.active
+            frame = self._framed(slot, sources) if sources else None
+            self._is_told = False
+            self._changes &= ~Changes.PICTURE
+            if self._is_watching:
+                for source in sources:
+                    source.ask()
+            else:
+                self._compositor.end()
+            self._connection.flush()
         return frame
 
     def cursor(self) -> Cursor | None:

@@ -33,8 +33,9 @@ _VERSIONS: Final = {SCREENCOPY_MANAGER.name: screencopy.MAX_VERSION}
 class Compositor:
     """Follows the compositor behind ``connection``; ``way`` is by which protocol.
 
-    Listeners: ``on_picture`` hears that an output has a new picture, ``on_changed`` that there are
-    other outputs than before, or that they are not as before.
+    Listeners: ``on_picture`` hears that the whole picture may be another one, ``on_available`` that
+    other outputs may have a part in it, ``on_moved`` and ``on_shape`` of the cursor. ``held`` are
+    the buffers that somebody looks at, kept up by who owns them.
     """
 
     def __init__(
@@ -58,16 +59,9 @@ class Compositor:
         self._pointer = Pointer(
             connection.client, on_changed=self._on_pointer, on_moved=on_moved, on_shape=on_shape
         )
-        self._sources = dict[int, Source]()
+        self.sources = list[Source]()  # of all outputs, as they came
         self._make: Callable[[Output], Source] | None = None
         self._registry: Proxy
-
-    @property
-    def sources(self) -> list[Source]:
-        """Those of all outputs, in the compositor's order."""
-        return [
-            self._sources[number] for number in self._outputs.by_number if number in self._sources
-        ]
 
     @property
     def active(self) -> list[Source]:
@@ -77,7 +71,7 @@ class Compositor:
     @property
     def retry_at(self) -> float | None:
         """When a source is to be asked again (time.monotonic()), if one is."""
-        times = (source.retry_at for source in self._sources.values())
+        times = (source.retry_at for source in self.sources)
         return min((each for each in times if each is not None), default=None)
 
     def open(self, timeout: float) -> None:
@@ -94,19 +88,19 @@ class Compositor:
     def begin(self) -> None:
         """Ask each output for pictures when it has changed."""
         self._is_watching = True
-        for source in self._sources.values():
+        for source in self.sources:
             self._restart(source)
 
     def end(self) -> None:
         """Ask for nothing any more."""
         self._is_watching = False
-        for source in self._sources.values():
+        for source in self.sources:
             source.restart()
 
     def retry(self) -> None:
         """Ask again where it is time."""
         now = time.monotonic()
-        for source in self._sources.values():
+        for source in self.sources:
             if source.retry_at is not None and source.retry_at <= now:
                 source.ask()
 
@@ -144,13 +138,17 @@ class Compositor:
             self._outputs.on_global(self._registry, number, name, version)
 
     def _on_output(self, output: Output) -> None:
-        source = self._sources.get(output.number)
+        source = self._source_of(output)
         if source is None and self._make:
-            source = self._sources[output.number] = self._make(output)
+            source = self._make(output)
+            self.sources.append(source)
         if source:
             self._restart(source)
         self._on_available()
         self._on_picture()
+
+    def _source_of(self, output: Output) -> Source | None:
+        return next((source for source in self.sources if source.output is output), None)
 
     def _restart(self, source: Source) -> None:
         source.restart()
@@ -159,13 +157,14 @@ class Compositor:
 
     def _on_pointer(self) -> None:
         """Have the cursor in the pictures, or no more."""
-        for source in self._sources.values():
+        for source in self.sources:
             self._restart(source)
         self._on_picture()
 
     def _on_output_gone(self, output: Output) -> None:
-        source = self._sources.pop(output.number, None)
+        source = self._source_of(output)
         if source:
             source.restart()
+            self.sources.remove(source)
         self._on_available()
         self._on_picture()
