@@ -1,12 +1,13 @@
 """Finds and opens the session's screen where a Wayland compositor shows it.
 
-By the compositor's socket, or by the bus of the user, who needs to have a compositor that may be
-the session's there, too.
+Its socket tells whose it is, also where another way leads to its pictures.
 """
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from agent.capture import find_backend
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 
 SESSION_COMPOSITOR: Final = "session-compositor"
 USER_COMPOSITOR: Final = "user-compositor"
-USER_BUS: Final = "user-bus"
+BUS: Final = "message-bus"
 
 
 def find_wlroots(config: Config, places: Places, deadline: float) -> Opened:
@@ -43,17 +44,24 @@ def find_kwin(config: Config, places: Places, deadline: float) -> Opened:
 
 
 def find_mutter(config: Config, places: Places, deadline: float) -> Opened:
-    """Open the session's compositor, if it is Mutter, by the user's bus. See ``Find``."""
+    """Open the session's compositor, if it is Mutter, by its message bus. See ``Find``.
+
+    That is mostly the user's; a greeter may have one of its own.
+    """
+    from agent.capture.mutter.backend import open_mutter  # noqa: PLC0415 (only if it is tried)
+
     compositor = _compositors(config, places, deadline)[0]
+    bus = compositor.bus if compositor.bus.startswith("unix:") else ""
     try:
-        capture = _capture("mutter", str(places.runtime))
-        opened = Opened(capture, USER_BUS, compositor.name, backend="mutter")
+        capture = _captured(lambda: open_mutter(places.runtime, bus))
+        opened = Opened(capture, BUS, compositor.name, backend="mutter")
         return _placed(opened, compositor, config, places)
     except NoDisplayError as error:
-        raise NoDisplayError(error.reason, f"{error} ({USER_BUS})") from None
+        raise NoDisplayError(error.reason, f"{error} ({BUS})") from None
 
 
 def _find_by_socket(backend: str, config: Config, places: Places, deadline: float) -> Opened:
+    open_capture = find_backend(backend)
     refusals = dict[str, str]()  # what was wrong -> its code
     began = time.monotonic()
     for compositor in _compositors(config, places, deadline):
@@ -62,7 +70,7 @@ def _find_by_socket(backend: str, config: Config, places: Places, deadline: floa
             break
         rule = SESSION_COMPOSITOR if compositor.is_of_session else USER_COMPOSITOR
         try:
-            capture = _capture(backend, compositor.path)
+            capture = _captured(partial(open_capture, compositor.path))
             opened = Opened(capture, rule, compositor.name, backend=backend)
             return _placed(opened, compositor, config, places)
         except NoDisplayError as error:
@@ -83,9 +91,9 @@ def _compositors(config: Config, places: Places, deadline: float) -> list[Compos
     return found
 
 
-def _capture(backend: str, name: str) -> Capture:
+def _captured(open_capture: Callable[[], Capture]) -> Capture:
     try:
-        return find_backend(backend)(name)
+        return open_capture()
     except UnsupportedError as error:
         raise NoDisplayError(UNSUPPORTED, str(error)) from None
     except DisplayError as error:

@@ -21,11 +21,13 @@ _TIMEOUT: Final = 0.5  # seconds; the kernel completes a connection to who liste
 class Compositor:
     """A Wayland compositor that listens at ``path``.
 
-    ``is_of_session``: it is known to be the session's, and not only possible.
+    ``is_of_session``: it is known to be the session's, and not only possible. ``bus`` is the
+    address of its message bus if it has one in its environment, else "".
     """
 
     path: str
     is_of_session: bool
+    bus: str
 
     @property
     def name(self) -> str:
@@ -56,18 +58,20 @@ def compositors(places: Places, session: str, pids: Collection[int]) -> list[Com
     for path in places.runtime_files(is_compositor)[:MAX_COMPOSITORS]:
         server = listener(path)
         if server and (server.pid in pids or server.uid == places.uid):
-            named = session if server.pid in pids else _session_of(places, server.pid)
+            environment = parse_environ(places.read(server.pid, "environ", MAX_ENVIRON))
+            named = session
+            if server.pid not in pids:
+                named = _session_of(places, server.pid) or environment.get("XDG_SESSION_ID", "")
             if named in {"", session}:
-                found.append(Compositor(path, is_of_session=bool(named)))
+                bus = environment.get("DBUS_SESSION_BUS_ADDRESS", "")
+                found.append(Compositor(path, bool(named), bus))
     return sorted(found, key=lambda it: (not it.is_of_session, places.age(it.path)))
 
 
 def _session_of(places: Places, pid: int) -> str:
-    """Return the session that a process is in, or else says that it is for; "" for none."""
-    cgroup = places.read(pid, "cgroup", MAX_CMDLINE).decode("utf-8", "replace")
-    if named := session_of(cgroup):
-        return named
-    return parse_environ(places.read(pid, "environ", MAX_ENVIRON)).get("XDG_SESSION_ID", "")
+    """Return the session in whose scope a process is; "" for none."""
+    cgroup = places.read(pid, "cgroup", MAX_CMDLINE)
+    return session_of(cgroup.decode("utf-8", "replace"))
 
 
 def listener(path: str, timeout: float = _TIMEOUT) -> Server | None:

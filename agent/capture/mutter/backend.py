@@ -8,12 +8,13 @@ from agent.capture.pipewire import PipeWire
 from sessiond.errors import DisplayError
 
 
-def open_mutter(runtime: Path) -> CastCapture:
+def open_mutter(runtime: Path, address: str = "") -> CastCapture:
     """Record the monitors of the GNOME whose runtime directory is ``runtime``.
 
-    Raises DisplayError, of it UnsupportedError where there is no GNOME.
+    It is on the message bus at ``address``; without one, on that of its user. Raises
+    DisplayError, of it UnsupportedError where there is no GNOME.
     """
-    shell = Shell(f"unix:path={runtime}/bus")
+    shell = Shell(address or f"unix:path={runtime}/bus")
     try:
         pipewire = PipeWire(runtime)
     except DisplayError:

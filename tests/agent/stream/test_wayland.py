@@ -1,16 +1,17 @@
-"""What is said where the session's screen is a Wayland compositor's: a real one, with Xwayland."""
+"""Where the session's screen is a Wayland compositor's: a real one, with Xwayland."""
 
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from agent.capture.wlroots import backend as wlroots
 from agent.stream.discover import open_session_display
-from agent.stream.listeners import MAX_COMPOSITORS, compositors
+from agent.stream.listeners import MAX_COMPOSITORS, Compositor, compositors
 from agent.stream.opened import NoDisplayError
 from agent.stream.places import Places
 from sessiond.wire.link import Candidate, Config
@@ -41,8 +42,15 @@ def of_cage(places: Places, cage: Cage) -> Places:
     return replace(places, uid=cage.uid, run=cage.run)
 
 
-def config(*candidates: Candidate, pids: tuple[int, ...] = (), needs_proof: bool = False) -> Config:
-    return Config("c1", UID, vt=7, candidates=candidates, pids=pids, needs_proof=needs_proof)
+def config(
+    *candidates: Candidate,
+    pids: tuple[int, ...] = (),
+    needs_proof: bool = False,
+    capture: tuple[str, ...] = ("x11",),
+) -> Config:
+    return Config(
+        "c1", UID, vt=7, candidates=candidates, pids=pids, needs_proof=needs_proof, capture=capture
+    )
 
 
 def refusal(config: Config, places: Places) -> tuple[str, str]:
@@ -98,6 +106,91 @@ def test_compositor_of_the_session_though_of_another_user(places: Places, cage: 
     assert refusal(config(pids=(cage.pid,)), stranger)[0] == "type-unsupported"
 
 
+def found(config: Config, places: Places) -> tuple[str, str, str, int]:
+    """Return how its screen was opened: by what, by which rule, as which display, on which VT."""
+    opened = open_session_display(config, places)
+    with closing(opened.capture):
+        assert opened.capture.size == (1280, 720)
+    return opened.backend, opened.rule, opened.display, opened.vt
+
+
+def test_compositor_that_is_captured(of_cage: Places, cage: Cage) -> None:
+    name = Path(cage.wayland).name
+    wlroots = config(capture=("wlroots",))
+    assert found(wlroots, of_cage) == ("wlroots", "user-compositor", name, 0)
+    its_own = replace(wlroots, pids=(cage.pid,))
+    assert found(its_own, of_cage) == ("wlroots", "session-compositor", name, 0)
+
+
+def test_xwayland_and_the_next_back_end(of_cage: Places, cage: Cage) -> None:
+    real = replace(of_cage, sockets=cage.sockets)
+    both = config(Candidate("logind", cage.display), capture=("x11", "wlroots"))
+    assert found(both, real)[:2] == ("wlroots", "user-compositor")
+
+
+def test_compositor_in_the_session_of_a_console(
+    of_cage: Places, cage: Cage, tmp_path: Path
+) -> None:
+    """Only one that has a graphics card is on the session's VT."""
+    console = config(needs_proof=True, capture=("wlroots",), pids=(cage.pid,))
+    connectors = tmp_path / "sys" / "class" / "drm"
+    connectors.mkdir(parents=True)
+    places = replace(of_cage, sys=tmp_path / "sys")
+    for other in ("card0", "card0-HDMI-A-1", "renderD128", "version", "HEADLESS-1"):
+        (connectors / other).touch()
+    reason, text = refusal(console, places)
+    assert reason == "no-display-found"
+    assert text == "nothing tells that wayland-0 is on VT 7 (session-compositor)"
+    (connectors / "card1-HEADLESS-1").touch()
+    assert found(console, places)[3] == 7
+    assert refusal(replace(console, pids=()), places)[0] == "no-display-found"
+
+
+def test_compositor_that_never_answers_and_the_next(
+    places: Places, cage: Cage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wlroots, "TIMEOUT", 0.2)
+    with ExitStack() as stack:
+        mute = listen(stack, places.runtime / "wayland-0")
+        it = config(capture=("x11", "wlroots", "mutter"))
+        reason, text = refusal(it, places)
+        assert reason == "display-refused"
+        assert text.startswith("x11: session c1 has no X display in sight; wlroots: ")
+        assert f"{mute.getsockname()}" in text
+        assert "in 0.2 s (user-compositor); mutter: no GNOME: " in text
+        link = places.runtime / "wayland-9"
+        link.symlink_to(cage.wayland)
+        its_own = replace(it, pids=(cage.pid,))
+        assert found(its_own, places)[1:3] == ("session-compositor", "wayland-9")
+
+
+def test_which_compositor_is_the_first(places: Places) -> None:
+    """What is the session's, then what may be; of these the oldest, which the others are in."""
+    process = places.proc / str(os.getpid())
+    process.mkdir()
+    with ExitStack() as stack:
+        for age, name in enumerate(("wayland-3", "wayland-1", "wayland-2")):
+            listen(stack, places.runtime / name)
+            os.utime(places.runtime / name, (0, 1000 + age))
+        paths = [str(places.runtime / f"wayland-{number}") for number in (3, 1, 2)]
+        for named, is_of_session in (("c1", True), ("", False)):
+            environment = f"XDG_SESSION_ID={named}\0" if named else ""
+            (process / "environ").write_text(f"{environment}DBUS_SESSION_BUS_ADDRESS=unix:x")
+            assert compositors(places, "c1", ()) == [
+                Compositor(path, is_of_session, "unix:x") for path in paths
+            ]
+        (process / "environ").write_text("XDG_SESSION_ID=c2")
+        assert compositors(places, "c1", ()) == []
+        (process / "cgroup").write_text("0::/user.slice/user-1.slice/session-c1.scope\n")
+        assert [it.is_of_session for it in compositors(places, "c1", ())] == [True] * 3
+
+
+def test_no_back_end_for_the_sessions_agent(places: Places) -> None:
+    assert refusal(config(capture=("kms", "later")), places) == (
+        "type-unsupported", "session c1 is to be captured by kms, later",
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("cgroup", "counts"),
     [("session-c1.scope", True), ("user@1.service/session.slice/x.service", True),
@@ -141,11 +234,11 @@ def test_compositor_that_takes_nobody(places: Places) -> None:
         busy.bind(str(places.runtime / "wayland-0"))
         busy.listen(0)
         stack.enter_context(socket.socket(socket.AF_UNIX)).connect(busy.getsockname())
-        assert list(compositors(places, "c1", ())) == []
+        assert compositors(places, "c1", ()) == []
 
 
 def test_number_of_compositors_is_limited(places: Places) -> None:
     with ExitStack() as stack:
         for number in range(MAX_COMPOSITORS + 4):
             listen(stack, places.runtime / f"wayland-{number}")
-        assert len(list(compositors(places, "c1", ()))) == MAX_COMPOSITORS
+        assert len(compositors(places, "c1", ())) == MAX_COMPOSITORS
