@@ -80,6 +80,33 @@ def test_an_x_display_is_looked_for_without_a_process() -> None:
     assert "Assertion" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("backend", "display", "others"),
+    [
+        ("x11", ":4711", ("agent.capture.wlroots", "agent.capture.mutter", "agent.capture.kms")),
+        ("wlroots", "/nonexistent", ("Xlib", "agent.capture.mutter")),
+        ("mutter", "/nonexistent", ("Xlib", "agent.capture.wlroots")),
+    ],
+)
+def test_no_back_end_is_loaded_but_its_own(
+    backend: str, display: str, others: tuple[str, ...]
+) -> None:
+    code = f"""if True:
+    import sys
+    from agent.__main__ import main
+    assert main(["stream", "--capture", {backend!r}, "--display", {display!r},
+                 "--port", "/dev/ptmx"]) == 1
+    assert "agent.capture.{backend}.backend" in sys.modules
+    loaded = [name for name in {others!r} if name in sys.modules]
+    assert not loaded, loaded
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert display in done.stderr
+
+
 def start(*argv: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "agent", *argv], cwd=ROOT, stderr=subprocess.PIPE, text=True
