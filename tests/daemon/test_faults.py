@@ -130,7 +130,7 @@ def test_a_host_that_refuses_gets_the_port_opened_again(scene: Scene) -> None:
     [
         ({"remote": True}, "session-remote"),
         ({"cls": "background"}, "session-class"),
-        ({"type": "wayland"}, "type-unsupported"),
+        ({"type": "mir"}, "type-unsupported"),
         ({"user": "eve"}, "session-denied"),
         ({"state": "closing"}, "session-closing"),
     ],
