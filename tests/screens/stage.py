@@ -127,28 +127,41 @@ def start_agent(kind: Kind, compositor: Compositor, host: SpiceHost, *options: s
     return child
 
 
+def wait_picture(probe: SpiceProbe, is_it: Callable[[Image.Image], bool]) -> Image.Image:
+    """Wait until the client shows a picture for which IS_IT holds; return it.
+
+    Raises EventTimeoutError.
+    """
+    deadline, mark = time.monotonic() + PATIENCE, -1
+    while True:
+        probe.wait_for("invalidate", deadline - time.monotonic(), after=mark)
+        mark = probe.now()
+        seen = probe.shot()
+        if is_it(seen):
+            return seen
+
+
 def wait_like(
     probe: SpiceProbe,
     picture: Image.Image,
-    least: float = GOOD,
     *,
+    least: float = GOOD,
     whole: tuple[int, int] = (0, 0),
-) -> Image.Image:
-    """Wait until the client shows PICTURE, alike by LEAST dB; return what it shows.
+) -> None:
+    """Wait until the client shows PICTURE, alike by LEAST dB.
 
     WHOLE is the size of all of it where PICTURE is only its upper left part. Raises
     EventTimeoutError, which tells how alike it became.
     """
-    deadline, best, mark = time.monotonic() + PATIENCE, 0.0, -1
-    size = whole if whole[0] else picture.size
-    while True:
-        try:
-            probe.wait_for("invalidate", deadline - time.monotonic(), after=mark)
-        except EventTimeoutError as error:
-            raise EventTimeoutError(f"alike by {best:.1f} dB, not {least} dB; {error}") from error
-        mark = probe.now()
-        seen = probe.shot()
-        if seen.size == size:
+    best = 0.0
+
+    def is_alike(seen: Image.Image) -> bool:
+        nonlocal best
+        if seen.size == (whole if whole[0] else picture.size):
             best = max(best, psnr(seen.crop((0, 0, *picture.size)), picture))
-            if best >= least:
-                return seen
+        return best >= least
+
+    try:
+        wait_picture(probe, is_alike)
+    except EventTimeoutError as error:
+        raise EventTimeoutError(f"alike by {best:.1f} dB, not {least} dB; {error}") from error
