@@ -13,7 +13,7 @@ class Situation:
     """What a supervisor knows.
 
     ``port`` and ``trouble`` are what is wrong with the port and with the agent. ``name`` is the
-    shown session's, such as "Session 3"; ``refused`` is why it is read from the graphics card, ""
+    shown session's, such as "session 3"; ``refused`` is why it is read from the graphics card, ""
     where its user's agent captures it.
     """
 
@@ -30,6 +30,7 @@ class Situation:
 def explain(now: Situation) -> tuple[Reason, str]:
     """Return the first row of the design's table that applies."""
     decided = (now.decision.reason, now.decision.text)
+    name = f"{now.name[:1].upper()}{now.name[1:]}"
     is_paused = decided[0] is not None and decided[0].state is State.PAUSED
     rows: tuple[Row, ...] = (
         decided if is_paused else (None, ""),
@@ -39,7 +40,7 @@ def explain(now: Situation) -> tuple[Reason, str]:
         (None if now.is_asking else Reason.HOST_NOT_ASKING, "No client is connected."),
         (
             None if now.is_ready else Reason.AGENT_STARTING,
-            f"The agent of {now.name[0].lower()}{now.name[1:]} is looking for its display.",
+            f"The agent of {now.name} is looking for its display.",
         ),
         (
             Reason.HOST_STALLED if now.is_stalled else None,
@@ -47,10 +48,10 @@ def explain(now: Situation) -> tuple[Reason, str]:
         ),
         (
             Reason.OK if now.refused else None,
-            f"{now.name} is read from the graphics card: {now.refused}",
+            f"{name} is read from the graphics card: {now.refused}",
         ),
     )
     for reason, text in rows:
         if reason is not None:
             return reason, text
-    return Reason.OK, f"{now.name} is shown."
+    return Reason.OK, f"{name} is shown."

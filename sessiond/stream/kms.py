@@ -111,14 +111,12 @@ class KmsHelper:
 
     def _receive(self) -> bytes:
         """Return a packet, b"" at its end. Raises BlockingIOError."""
+        # Descriptors that came along are closed by the kernel: there is no room for any.
         try:
-            # Descriptors that came along are closed by the kernel: there is no room for any.
             return self._control.recv(MAX_CONTROL + 1)
-        except BlockingIOError:
-            raise
-        except OSError as error:
-            log.debug("the KMS helper's socket: %s", error)
-            return b""
+        except ConnectionResetError:
+            # It had not heard us when it ended. That is told once, before what it has said.
+            return self._control.recv(MAX_CONTROL + 1)
 
     def _hear(self, untrusted: bytes) -> None:
         if not untrusted:

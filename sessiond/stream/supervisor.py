@@ -488,7 +488,7 @@ class Supervisor:
                 decision=self._decision,
                 port=(self._port_reason, self._port_text),
                 trouble=self._trouble_of(key),
-                name=f"VT {self._sessions[key].vt}" if self._is_console(key) else f"Session {key}",
+                name=f"VT {self._sessions[key].vt}" if self._is_console(key) else f"session {key}",
                 refused=self._ways.refusal(key) if agent and agent.is_kms else "",
                 is_asking=bool(self._codecs),
                 is_ready=agent is not None and agent.ready is not None,

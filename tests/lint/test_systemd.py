@@ -133,7 +133,7 @@ def test_the_card_is_read_where_the_daemon_connects_and_by_root_alone() -> None:
     assert values(KMS, "Accept") == ["yes"]  # of the service of the same name, one for each
     for key in ("Wants", "After"):
         assert KMS.name in values(SERVICE, key)[0].split()
-    assert kms.SOCKET_UNIT == KMS.name
+    assert KMS.name == kms.SOCKET_UNIT
 
 
 @pytest.mark.parametrize("key", ["stream.port", "host_channel"])

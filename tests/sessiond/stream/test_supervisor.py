@@ -6,182 +6,29 @@ import asyncio
 import logging
 import os
 import signal
-import socket
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from dataclasses import replace
+from typing import Final
 
 import pytest
 
-from sessiond.model import Decision, Reason, Session, Status
+from sessiond.model import Decision, Reason, Session
 from sessiond.stream import launch, port, supervisor
-from sessiond.stream.agent import STOPPED, Agent, AgentStart
+from sessiond.stream.agent import Agent
 from sessiond.stream.freshness import Freshness
-from sessiond.stream.parts import Parts, Settings
 from sessiond.stream.reconcile import PLACEHOLDER
-from sessiond.stream.supervisor import Supervisor
-from sessiond.transport.edge import EdgePoller
-from sessiond.wire import device
-from sessiond.wire.device import Capabilities, Data, Format, Role, StartStop
-from sessiond.wire.device_state import DeviceConnection
-from sessiond.wire.link import Config, LinkType, Ready, Stats, pack
-from tests.fixtures.loop import Signal, in_loop, turns
+from sessiond.wire.device import StartStop
+from tests.fixtures.loop import in_loop, turns
+from tests.sessiond.stream.stage import (
+    BIG,
+    SESSIONS,
+    SETTINGS,
+    SMALL,
+    around,
+    start_of,
+    watching_host,
+)
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-BIG: Final = 4 << 20  # bytes of a frame that no socket holds
-SMALL: Final = 100
-FORMAT: Final = device.pack(Format(640, 480, 1))
-STATS: Final = pack(Stats(0, 0, 0, 0.0, "jpeg", 80, "libjpeg-turbo", "the host keeps up"))
-READY: Final = pack(Ready("logind", ":0", 640, 480))
-# argv: the size of its frames, --link-fd N. What is shown has a frame for each credit, but the
-# first only after SIGUSR1. It ends with its link, or by SIGKILL.
-AGENT: Final = f"""
-import json, signal, socket, struct, sys
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
-size, link = int(sys.argv[1]), socket.socket(fileno=int(sys.argv[3]))
-def message(kind, body):
-    link.sendall(struct.pack("<BBHI", 1, 0, kind, len(body)) + body)
-link.sendall(bytes.fromhex("{READY.hex()}"))
-data, is_told = b"", False
-while piece := link.recv(4096):
-    data += piece
-    while len(data) >= 8 and len(data) >= 8 + struct.unpack_from("<BBHI", data)[3]:
-        kind, length = struct.unpack_from("<BBHI", data)[2:]
-        body, data = data[8 : 8 + length], data[8 + length :]
-        if kind == {int(LinkType.ACTIVATE)}:
-            serial = json.loads(body)["serial"]
-            message({int(LinkType.SERIAL)}, json.dumps({{"serial": serial}}).encode())
-            link.sendall(bytes.fromhex("{FORMAT.hex()}{STATS.hex()}"))
-        elif kind == {int(LinkType.CREDIT)}:
-            is_told = is_told or bool(signal.sigwait([signal.SIGUSR1]))
-            message({int(device.Type.DATA)}, bytes(size))
-"""
 UNANSWERED: Final = "The user database has not answered for 0.01 s about the account of 1000:"
-# Nobody here shows a sentence, but where a test wants one.
-SETTINGS: Final = Settings(grace=0.0, when_idle="close")
-SESSIONS: Final = MappingProxyType({
-    id_: Session(id=id_, path=f"/{id_}", uid=1000, gid=1000) for id_ in ("big", "small", *"12345")
-})  # fmt: skip
-
-
-def start_of(key: str) -> AgentStart:
-    """Return how an agent with a part to play is started."""
-    size = BIG if key == "big" else SMALL
-    command = ["/usr/bin/python3", "-I", "-S", "-c", AGENT, str(size)]
-    return AgentStart(key, command, {}, Config(key, 1000))
-
-
-@dataclass
-class Around:
-    """All that a supervisor meets, and what it has done with it."""
-
-    supervisor: Supervisor
-    listener: socket.socket
-    prepared: dict[str, Callable[[AgentStart], None]]
-    pids: dict[str, int] = field(default_factory=dict)  # of all that were started
-    ends: dict[str, str] = field(default_factory=dict)  # why, of all that ended
-    statuses: list[Status] = field(default_factory=list)
-    signal: Signal = field(default_factory=Signal)
-    frames: list[int] = field(default_factory=list)  # the sizes that the host has read
-    sentences: list[str] | None = None  # that were shown; a test that wants one makes the list
-
-    def show(self, session: str) -> None:
-        """Decide that this session is shown."""
-        self.supervisor.on_decision(Decision(session), SESSIONS, is_gap=False)
-
-    def launch(self, session: str) -> None:
-        """Answer how a session's agent is started."""
-        self.prepared[session](start_of(session))
-
-    async def show_new(self, session: str) -> None:
-        """Show a session that has no agent yet, and wait until it has."""
-        self.show(session)
-        self.launch(session)
-        await self.until_reason(Reason.OK)
-
-    async def until_ended(self, *sessions: str) -> None:
-        """Wait until these agents have ended, because we wanted it, and no others."""
-        await self.signal.until(lambda: self.ends.keys() >= set(sessions))
-        assert self.ends == dict.fromkeys(sessions, STOPPED)
-
-    async def until_reason(self, reason: Reason) -> None:
-        """Wait until it is the newest that was told."""
-        await self.signal.until(lambda: bool(self.statuses) and self.statuses[-1].reason is reason)
-
-    async def read_frames(self, host: socket.socket, count: int) -> None:
-        """Read until the host has had that many whole frames in all."""
-        loop = asyncio.get_running_loop()
-        while len(self.frames) < count:
-            for message in self.device.receive(await loop.sock_recv(host, 1 << 16)):
-                if isinstance(message, Data):
-                    self.frames.append(len(message.frame))
-
-    def __post_init__(self) -> None:
-        self.device = DeviceConnection(Role.HOST)
-
-
-@asynccontextmanager
-async def around(settings: Settings = SETTINGS) -> AsyncIterator[Around]:
-    """Start a supervisor; nothing of it may be left afterwards."""
-    poller = EdgePoller()
-    with TemporaryDirectory(prefix="supervisor-") as directory, socket.socket(socket.AF_UNIX) as it:
-        path = str(Path(directory, "port"))
-        it.bind(path)
-        it.listen()
-        prepared: dict[str, Callable[[AgentStart], None]] = {}
-
-        def show_sentence(text: str) -> AgentStart:
-            assert made.sentences is not None, text
-            made.sentences.append(text)
-            return start_of(PLACEHOLDER)
-
-        def on_agent(key: str, pid: int) -> None:
-            assert key not in made.pids or made.ends[key] == STOPPED
-            made.ends.pop(key, None)
-            made.pids[key] = pid
-
-        def on_agent_end(key: str, pid: int, _status: int, reason: str) -> None:
-            assert made.pids[key] == pid
-            made.ends[key] = reason
-            made.signal.happened()
-
-        def on_status(status: Status) -> None:
-            made.statuses.append(status)
-            made.signal.happened()
-
-        parts = Parts(
-            port_path=path,
-            prepare=lambda session, _backends, ready: prepared.update({session.id: ready}),
-            placeholder=show_sentence,
-            look=lambda _session, _seen: None,
-            reread=lambda _id: None,
-            on_status=on_status,
-            on_agent=on_agent,
-            on_agent_end=on_agent_end,
-            on_proven=lambda _ids: None,
-        )
-        made = Around(Supervisor(parts, settings, poller), it, prepared)
-        made.supervisor.start()
-        try:
-            yield made
-        finally:
-            await made.supervisor.close()
-            assert not poller._handlers
-            poller.close()
-
-
-def watching_host(around: Around) -> socket.socket:
-    """Take the port's connection, and ask for a stream."""
-    host = around.listener.accept()[0]
-    host.setblocking(False)
-    host.send(around.device.send(Capabilities()) + around.device.send(StartStop((1,))))
-    return host
 
 
 @pytest.fixture(autouse=True)

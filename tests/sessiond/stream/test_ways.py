@@ -1,0 +1,226 @@
+"""Which way is tried next: by what has failed, by what has happened since, and by the clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from sessiond.model import Reason, Session
+from sessiond.stream import trouble, ways
+from sessiond.stream.ways import Ways
+from tests.fixtures.loop import Clock, Signal, in_loop, turns
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BOTH: Final = ("x11", "wlroots", "kms")
+OWN: Final = ("x11", "wlroots")
+CARD: Final = ("kms",)
+NONE: Final = Reason.NO_DISPLAY_FOUND
+REFUSED: Final = Reason.DISPLAY_REFUSED
+SESSION: Final = Session(id="3", path="/3", uid=1000, gid=1000, type="wayland")
+
+
+@dataclass
+class Around:
+    """What ways ask for, and what they find."""
+
+    looks: list[Callable[[bool], None]] = field(default_factory=list)
+    found: list[str] = field(default_factory=list)
+    due: Signal = field(default_factory=Signal)
+
+    def __post_init__(self) -> None:
+        self.ways = Ways(
+            lambda _session, seen: self.looks.append(seen), self.found.append, self.due.happened
+        )
+
+    def next(self) -> tuple[str, ...]:
+        return self.ways.next_backends("3", BOTH)
+
+    async def wait(self, clock: Clock, seconds: float) -> None:
+        clock.advance(seconds)
+        await turns(3)
+
+
+@in_loop
+async def test_the_card_is_read_where_the_users_agent_finds_nothing() -> None:
+    it = Around()
+    assert it.next() == OWN
+    assert it.ways.refuse("3", BOTH, NONE, "no socket")
+    assert it.next() == CARD
+    assert it.ways.refusal("3") == "no socket."
+    assert "3" not in it.ways, "nothing is wrong with the session"
+    assert it.ways.next_try() == 0
+    it.ways.recover("3", is_kms=True)
+    assert it.ways.refusal("3") == "no socket."
+    it.ways.recover("3", is_kms=False)
+    assert (it.ways.refusal("3"), it.next()) == ("", OWN)
+
+
+@pytest.mark.parametrize(
+    ("route", "expected"), [(CARD, CARD), (OWN, OWN), ((), ()), (("kwin", "kms"), ("kwin",))]
+)
+@in_loop
+async def test_what_is_tried_first(route: tuple[str, ...], expected: tuple[str, ...]) -> None:
+    assert Around().ways.next_backends("3", route) == expected
+
+
+@pytest.mark.parametrize(
+    ("route", "reason"),
+    [(OWN, NONE), (BOTH, Reason.AGENT_CRASHED), (BOTH, Reason.ENCODER_FAILED)],
+)
+@in_loop
+async def test_there_is_no_other_way(route: tuple[str, ...], reason: Reason) -> None:
+    it = Around()
+    assert not it.ways.refuse("3", route, reason, "it is so")
+    assert it.next() == OWN
+
+
+@in_loop
+async def test_where_the_card_fails_too_both_are_told_and_the_first_is_tried_next() -> None:
+    it = Around()
+    it.ways.refuse("3", BOTH, NONE, "no socket")
+    it.ways.fail("3", REFUSED, "There is no helper.")
+    assert it.ways.explain("3") == (REFUSED, "no socket. There is no helper.")
+    assert it.ways.is_waiting("3")
+    assert it.next() == OWN
+    it.ways.close()
+    assert it.ways.explain("3") == (None, "")
+
+
+@in_loop
+async def test_a_remedy_ends_what_could_not_be_captured_and_nothing_else() -> None:
+    it = Around()
+    assert it.ways.explain("3", "Buy a card.") == (None, "")
+    it.ways.rest("3", NONE, "no socket")
+    assert it.ways.explain("3", "Buy a card.") == (NONE, "no socket. Buy a card.")
+    assert it.ways.explain("3") == (NONE, "no socket")
+    it.ways.fail("3", Reason.AGENT_CRASHED, "It died.")
+    assert it.ways.explain("3", "Buy a card.") == (Reason.AGENT_CRASHED, "It died.")
+    it.ways.close()
+
+
+@in_loop
+async def test_what_is_not_there_is_looked_for_some_times_and_disturbs_nobody() -> None:
+    """A session begins before its compositor does."""
+    it, clock = Around(), Clock()
+    it.ways.refuse("3", BOTH, NONE, "no socket")
+    it.ways.look_again(SESSION)
+    assert not it.looks, "not before it is due"
+    for wait in (3, 5, 9, 18):
+        await it.wait(clock, wait)
+        it.ways.look_again(SESSION)
+        it.ways.look_again(SESSION)
+        [seen] = it.looks
+        it.looks.clear()
+        seen(False)
+        assert it.next() == CARD
+    await it.wait(clock, 3600)
+    it.ways.look_again(SESSION)
+    assert not it.looks, "it is given up until something happens"
+    assert not it.found
+
+
+@in_loop
+async def test_what_has_come_is_told_and_the_users_agent_is_next() -> None:
+    it, clock = Around(), Clock()
+    it.ways.refuse("3", BOTH, NONE, "no socket")
+    await it.wait(clock, 3)
+    it.ways.look_again(SESSION)
+    it.looks.pop()(True)
+    assert (it.found, it.next()) == (["3"], OWN)
+
+
+@in_loop
+async def test_what_was_refused_waits_for_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trouble, "SOONEST", 0.0)
+    it, clock = Around(), Clock()
+    it.ways.refuse("3", BOTH, REFUSED, "locked")
+    await it.wait(clock, 3600)
+    it.ways.look_again(SESSION)
+    assert not it.looks
+    locked = replace(SESSION, locked=True)
+    it.ways.follow({"3": SESSION}, {"3": locked})
+    it.ways.follow({"3": locked}, {"3": replace(locked, active=True)})
+    it.ways.on_new_display({"3": SESSION})
+    await it.wait(clock, 1)
+    it.ways.look_again(SESSION)
+    assert not it.looks, "none of these was such an event"
+    it.ways.follow({"3": locked}, {"3": SESSION})
+    await it.due.until(lambda: it.next() == OWN)
+    it.ways.look_again(SESSION)
+    assert len(it.looks) == 1
+
+
+@pytest.mark.parametrize("change", [{"type": "x11"}, {"display": ":1"}])
+@in_loop
+async def test_a_session_that_changes_may_have_a_display(
+    change: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trouble, "SOONEST", 0.0)
+    it = Around()
+    before = replace(SESSION, type="tty")
+    it.ways.refuse("3", BOTH, REFUSED, "no socket")
+    it.ways.follow({"3": before}, {"3": replace(before, **change)})  # type: ignore[arg-type]
+    await it.due.until(lambda: it.next() == OWN)
+
+
+@pytest.mark.parametrize("kind", ["tty", "x11"])
+@in_loop
+async def test_an_x_server_that_comes_may_be_the_sessions(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trouble, "SOONEST", 0.0)
+    it = Around()
+    it.ways.refuse("3", BOTH, REFUSED, "no cookie")
+    it.ways.on_new_display({"3": replace(SESSION, type=kind)})
+    await it.due.until(lambda: it.next() == OWN)
+
+
+@in_loop
+async def test_events_are_heard_at_most_once_a_second() -> None:
+    """Every user can cause such events by the thousand."""
+    it, clock = Around(), Clock()
+    it.ways.refuse("3", BOTH, NONE, "no socket")
+    sessions = {"3": replace(SESSION, type="tty")}
+    it.ways.on_new_display(sessions)
+    await turns(3)
+    assert it.next() == CARD
+    await it.wait(clock, 1.1)
+    it.ways.look_again(SESSION)
+    it.ways.on_new_display(sessions)
+    it.ways.look_again(SESSION)
+    assert len(it.looks) == 1
+
+
+@in_loop
+async def test_by_a_helpers_word_the_users_agent_is_next() -> None:
+    it = Around()
+    it.ways.refuse("3", BOTH, NONE, "no socket")
+    it.ways.on_record("3")
+    assert it.next() == OWN
+
+
+@in_loop
+async def test_who_is_gone_is_forgotten() -> None:
+    it = Around()
+    it.ways.refuse("3", BOTH, NONE, "no socket")
+    it.ways.fail("4", REFUSED, "no helper")
+    it.ways.follow({"3": SESSION}, {})
+    assert (it.next(), "4" in it.ways) == (OWN, False)
+    late = it.looks
+    assert not late
+
+
+@in_loop
+async def test_a_look_that_ends_when_nobody_cares_any_more_changes_nothing() -> None:
+    it, clock = Around(), Clock()
+    it.ways.refuse("3", BOTH, NONE, "no socket")
+    await it.wait(clock, 3)
+    it.ways.look_again(SESSION)
+    it.ways.forgive(["3"])
+    it.looks.pop()(False)
+    assert it.next() == OWN
+    assert ways.FIRST_LOOK > trouble.SOONEST
