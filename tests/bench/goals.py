@@ -11,6 +11,8 @@ from tests.bench.daemon import DaemonResult
 from tests.bench.host import HostResult
 from tests.bench.ptys import PtysResult
 from tests.bench.results import Results
+from tests.bench.screens import AGENT, CAPTURE, ScreensResult
+from tests.bench.screens import LOADS as SCREEN_LOADS
 from tests.bench.terminals import TerminalsResult
 
 # The X server's and the agent's CPU for a full new frame, times the floor's.
@@ -38,6 +40,8 @@ CODEC_MS: Final = {"video": 20.0, "typing": 6.0}
 CODEC_FPS: Final = 30.0
 GOOD_CODECS: Final = ("vp8", "h264")
 LINE_MBIT: Final = 2.0  # behind which typing is to be fresh, by the codec chosen
+# Above the encoder: what our side of a back-end costs; the compositor's part stands beside it.
+CAPTURE_MS: Final = {"wlroots": 0.5, "mutter": 0.7}
 QUERY_LIBRARY: Final = "dbus_fast"  # what the packages bring
 
 
@@ -76,6 +80,7 @@ def goals(found: Results, size: tuple[int, int]) -> list[Goal]:
         *_terminals(found.terminals),
         *_codecs(found),
         *_lines(found),
+        *_screens(found.screens),
     ]
 
 
@@ -293,6 +298,24 @@ def _lines(found: Results) -> Iterator[Goal]:
     ratio = fps / drawn if fps is not None and drawn else None
     limit = f"at least {CODEC_FPS:g}"
     yield Goal(f"pictures {behind}", "frames/s", fps, drawn, ratio, limit, met)
+
+
+def _screens(found: ScreensResult | None) -> Iterator[Goal]:
+    for backend, limit in CAPTURE_MS.items():
+        for load in SCREEN_LOADS:
+            one = found.cost(backend, load, CAPTURE) if found else None
+            x11 = found.cost("x11", load, CAPTURE) if found else None
+            name = f"capture by {backend}, {load}"
+            value, floor = (it.program if it else None for it in (one, x11))
+            yield _at_most(name, "ms/frame", value, limit, floor)
+    for backend in CAPTURE_MS:
+        rest = found.rest(backend, AGENT) if found else None
+        seconds = f"{rest.seconds:g} s" if rest else "60 s"
+        for what, count in (
+            ("frames", rest.frames if rest else None),
+            ("wake-ups", rest.wakeups if rest else None),
+        ):
+            yield _at_most(f"static {seconds}, agent by {backend}, {what}", "", count, 0)
 
 
 def _median(values: list[float] | None) -> float | None:

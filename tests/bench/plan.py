@@ -14,6 +14,7 @@ from tests.bench.stage import Program
 PARTS: Final = (
     "video", "desktop", "typing", "static", "speed", "share", "daemon", "fresh", "host",
     "commands", "terminals", "bus", "peer", "codecs", "lines",
+    "screens",
 )  # fmt: skip
 OUTPUT: Final = ROOT / "build" / "bench"
 
@@ -49,6 +50,9 @@ class Plan:
     lines: tuple[tuple[str, float], ...]  # settings of the codec, Mbit/s
     line_learn_seconds: float  # until the rate is known, and the codec chosen
     line_seconds: float
+    screen_rounds: int  # of each program on each back-end's screen
+    screen_seconds: float  # a slice
+    screen_rest_seconds: float
 
     @property
     def program(self) -> Program:
@@ -66,6 +70,7 @@ FULL: Final = Plan(
         (setting, mbit) for mbit in (10, 2) for setting in ("auto", "jpeg", "vp8", "vp9", "h264")
     ),
     line_learn_seconds=8, line_seconds=8,
+    screen_rounds=3, screen_seconds=2, screen_rest_seconds=20,
 )  # fmt: skip
 SHORT: Final = dataclasses.replace(
     FULL, rounds=3, seconds=1, age_seconds=2, rest_seconds=5, share_rounds=2, share_seconds=0.4,
@@ -73,6 +78,7 @@ SHORT: Final = dataclasses.replace(
     command_mb=128, command_starts=2, pty_mb=20, questions=1000,
     codecs=("jpeg", "vp8", "h264"), codec_rounds=1, codec_seconds=1,
     lines=(("auto", 10), ("auto", 2), ("h264", 2)), line_learn_seconds=5, line_seconds=3,
+    screen_rounds=1, screen_seconds=1.5, screen_rest_seconds=5,
 )  # fmt: skip
 
 

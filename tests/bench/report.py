@@ -18,9 +18,13 @@ from tests.bench.goals import Goal
 from tests.bench.host import WINDOW
 from tests.bench.plan import Plan
 from tests.bench.results import Results
+from tests.bench.screens import ScreensResult
 
 WIDTH: Final = 110  # columns where there is no terminal
 _COST: Final = ["frames/s", "program", "X on top", "sum", "bytes", "wake-ups"]
+_SCREENS: Final = [
+    "load, back-end, program", "frames/s", "program", "server", "sum", "bytes", "wake-ups",
+]  # fmt: skip
 _PTYS: Final = {"exec": "exec --pty", "ssh": "ssh -tt"}
 _GOAL: Final = ["measure", "measured", "floor", "ratio", "goal", "unit", ""]
 
@@ -39,6 +43,8 @@ def show(found: Results, rows: Sequence[Goal], facts: dict[str, str | int]) -> N
         parts.append(_codecs(found))
     if found.lines:
         parts.append(_behind(found))
+    if found.screens:
+        parts += _screens(found.screens)
     parts += [*_daemon(found), *_lines(found), *_host(found), *_commands(found)]
     parts += _terminals(found)
     parts.append(_goals(rows))
@@ -262,6 +268,17 @@ def _behind(found: Results) -> Table:
         "Mbit/s",
     ]
     return _table("Typing behind a slow line", names, rows)
+
+
+def _screens(found: ScreensResult) -> Iterator[RenderableType]:
+    rows = [_cost(f"{it.load}, {it.backend}, {it.program}", it.cost) for it in found.taken]
+    yield _table("Screens: CPU milliseconds a frame, medians", _SCREENS, rows)
+    for rest in found.rested:
+        yield (
+            f"static, {rest.seconds:g} s, {rest.program} by {rest.backend}: {rest.frames} frames, "
+            f"{rest.ms:.2f} ms, {rest.wakeups} wake-ups, and {rest.server_wakeups} more of who "
+            "serves it"
+        )
 
 
 def _daemon(found: Results) -> Iterator[str]:

@@ -12,6 +12,7 @@ from tests.bench.lines import Behind
 from tests.bench.moving import Moving
 from tests.bench.ptys import PtysResult
 from tests.bench.rest import Rest
+from tests.bench.screens import ScreensResult
 from tests.bench.share import Share
 from tests.bench.speed import Speed
 from tests.bench.terminals import TerminalsResult
@@ -37,6 +38,7 @@ class Results:
     at_rest: AtRest | None = None
     codecs: list[Coded] = dataclasses.field(default_factory=list)
     lines: list[Behind] = dataclasses.field(default_factory=list)
+    screens: ScreensResult | None = None
     missing: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def load(self, name: str) -> Moving | None:

@@ -17,6 +17,7 @@ from tests.bench.processes import Child, build, x_server
 from tests.bench.ptys import run_ptys
 from tests.bench.rest import run_rest
 from tests.bench.results import Results
+from tests.bench.screens import run_screens
 from tests.bench.share import SHARES, run_share
 from tests.bench.speed import run_speed
 from tests.bench.terminals import run_terminals
@@ -34,10 +35,7 @@ def run(plan: Plan) -> Results:
     if "daemon" in plan.parts:
         with tempfile.TemporaryDirectory(prefix="bench-") as name:
             found.daemon = run_daemon(plan, Path(name))
-    if "fresh" in plan.parts:
-        found.fresh = [run_fresh(plan, size, noise) for size, noise in SCREENS]
-    if "lines" in plan.parts:
-        found.lines = [run_line(plan, setting, mbit) for setting, mbit in plan.lines]
+    _over_lines(plan, found)
     if "host" in plan.parts:
         with tempfile.TemporaryDirectory(prefix="bench-") as name:
             found.host = run_host(plan, Path(name))
@@ -48,6 +46,8 @@ def run(plan: Plan) -> Results:
         found.terminals = run_terminals(plan)
         with tempfile.TemporaryDirectory(prefix="bench-") as name:
             found.ptys = run_ptys(plan, Path(name))
+    if "screens" in plan.parts:
+        _capture(plan, found)
     if "bus" in plan.parts:
         _ask(plan, found)
     return found
@@ -74,9 +74,27 @@ def _on_screen(plan: Plan, found: Results, server: Child, display: str, director
         found.missing["beside another program"] = "PEER=/path/to/spice-streaming-agent"
 
 
+def _over_lines(plan: Plan, found: Results) -> None:
+    """Measure what comes to a client behind a slow line."""
+    if "fresh" in plan.parts:
+        found.fresh = [run_fresh(plan, size, noise) for size, noise in SCREENS]
+    if "lines" in plan.parts:
+        found.lines = [run_line(plan, setting, mbit) for setting, mbit in plan.lines]
+
+
 def _ask(plan: Plan, found: Results) -> None:
     """Ask the daemon and a real logind the same, where there can be one."""
     if lacks := bus.missing():
         found.missing["queries"] = "; ".join(lacks)
     else:
         found.answers = bus.measure(plan.questions)
+
+
+def _capture(plan: Plan, found: Results) -> None:
+    """Measure the back-ends, and what else is installed that captures such screens."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        found.screens = run_screens(plan, directory)
+    if lacks := found.screens.missing:
+        found.missing["beside others' capture"] = ", ".join(lacks)

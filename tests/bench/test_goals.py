@@ -9,6 +9,7 @@ from tests.bench.host import Calls, HostResult, Ratios
 from tests.bench.lines import Behind
 from tests.bench.moving import Moving
 from tests.bench.results import Results
+from tests.bench.screens import Rested, ScreensResult, Taken
 from tests.bench.speed import Speed
 from tests.bench.usage import Memory
 
@@ -87,3 +88,16 @@ def test_only_the_codec_that_was_chosen_has_to_be_fresh() -> None:
     assert (age.value, age.met, pictures.met) == (300, True, True)
     worse = Results(lines=[replace(auto, median_ms=301, fps=20)])
     assert [row.met for row in goals(worse, SIZE) if row.met is not None] == [False, False]
+
+
+def test_a_back_end_is_held_to_its_capture_alone_and_to_silence() -> None:
+    for ms, woken, met in ((0.5, 0, True), (0.51, 1, False)):
+        capture = Taken("wlroots", "whole", "capture", replace(FLOOR, program=ms, total=9))
+        agent = replace(capture, program="agent", cost=FLOOR)
+        x11 = replace(capture, backend="x11")
+        rest = Rested("wlroots", "agent", 5, frames=0, ms=0, wakeups=woken, server_wakeups=3)
+        found = Results(screens=ScreensResult([agent, capture, x11], [rest], []))
+        rows = [row for row in goals(found, SIZE) if row.met is not None]
+        assert [(row.value, row.floor, row.met) for row in rows] == [
+            (ms, ms, met), (0, None, True), (woken, None, met),
+        ]  # fmt: skip
