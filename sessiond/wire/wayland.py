@@ -19,8 +19,8 @@ MAX_DESCRIPTORS: Final = 28  # in one sendmsg(2); libwayland has room for no mor
 # The object that a message is for; its opcode, and above that its size in bytes.
 _HEADER: Final = struct.Struct("=II")
 _WORD: Final = struct.Struct("=I")
-# How an argument of a fixed size is packed; f is a number of 24.8 bits, h travels beside the bytes.
-_FIXED: Final = {"i": "i", "u": "I", "f": "i", "o": "I", "n": "I", "h": ""}
+# How an argument of a fixed size is packed; f is a number of 24.8 bits.
+_FIXED: Final = {"i": "i", "u": "I", "f": "i", "o": "I", "n": "I"}
 
 Listener = Callable[..., None]
 """Called with the arguments of an event: whole numbers, float (f), str (s), bytes (a)."""
@@ -39,13 +39,13 @@ class Message:
         self.is_last = name.endswith("!")
         # All at once, where no argument says how long it is.
         self._packed: struct.Struct | None = None
-        if not set(self.types) & {"s", "a"}:
+        if not set(self.types) & {"s", "a", "h"}:
             self._packed = struct.Struct("=" + "".join(_FIXED[kind] for kind in self.types))
         self._has_fixed = "f" in self.types
 
     def pack(self, arguments: Sequence[Any]) -> bytes:
         """Return the arguments as bytes; descriptors are left out."""
-        if self._packed and "h" not in self.types:
+        if self._packed:
             return self._packed.pack(*arguments)
         return b"".join(map(_pack, self.types, arguments))
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from tests.fuzz.helper import seeds as helper
 from tests.fuzz.qga import seeds as qga
 from tests.fuzz.qrexec import seeds as qrexec
+from tests.fuzz.wayland import seeds as wayland
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,6 +51,11 @@ SUBJECTS: Final = {
         ),
         *(qrexec.SEEDS, qrexec.TOKENS, qrexec.MAX_INPUT),
         runs=25_000,
+    ),
+    "wayland": Subject(
+        ("sessiond.wire.wayland",),
+        *(wayland.SEEDS, wayland.TOKENS, wayland.MAX_INPUT),
+        runs=20_000,
     ),
 }
 

@@ -1,0 +1,1 @@
+"""The Wayland protocol: its decoder's seeds and its invariant."""
