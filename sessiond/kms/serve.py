@@ -63,21 +63,27 @@ class _EndError(Exception):
 
 
 class Helper:
-    """Serves one agent from ``control``'s first packet until its end, or the agent's."""
+    """Serves one agent from ``control``'s first packet until its end, or the agent's.
 
-    def __init__(self, control: socket.socket, open_cards: OpenCards, console: Console) -> None:
+    Only who runs as ``owner`` is listened to.
+    """
+
+    def __init__(
+        self, control: socket.socket, open_cards: OpenCards, console: Console, owner: int = 0
+    ) -> None:
         self._control = control
         self._open_cards = open_cards
         self._console = console
+        self._owner = owner
         self._cards: list[Card] = []
-        self._agent: socket.socket
+        self._sockets: list[socket.socket] = []  # that have come
         self._tty = ""
         self._is_granted = False
 
     def run(self) -> None:
         """Serve to the end. Raises SessiondError, which the daemon has been told if it listens."""
         try:
-            if peer_of(self._control).uid != 0:
+            if peer_of(self._control).uid != self._owner:
                 raise SessiondError("this is for root alone")  # noqa: TRY301
             self._begin()
             self._serve()
@@ -89,12 +95,15 @@ class Helper:
         finally:
             for card in self._cards:
                 card.close()
+            for sock in self._sockets:
+                sock.close()
 
     def _begin(self) -> None:
         select.select([self._control], [], [])
         message = self._control_message(room=1)
         if not isinstance(message, Serve):
             raise ProtocolError("the daemon does not say who is served")
+        self._agent = self._sockets[0]
         self._tty = f"tty{message.vt}"
         self._cards, faults = self._open_cards()
         if not self._cards:
@@ -130,13 +139,12 @@ class Helper:
         """Raises BlockingIOError if there is none."""
         data, fds, is_all = rights.receive(self._control, MAX_CONTROL + 1, room)
         sockets = [socket.socket(fileno=fd) for fd in fds]
+        self._sockets += sockets
         if not data:
             raise _EndError
         message = parse_from_daemon(data)
         if not is_all or len(sockets) != (1 if isinstance(message, Serve) else 0):
             raise ProtocolError(f"a packet with {len(sockets)} descriptors")
-        if sockets:
-            self._agent = sockets[0]
         return message
 
     def _answer(self, ask: Ask) -> None:

@@ -12,6 +12,7 @@ from typing import Final, assert_never
 from agent.capture.base import Capture, Changes, Cursor, Frame
 from agent.capture.kms.buffers import Buffer, Buffers
 from agent.capture.kms.compose import Composer, cursor_pixels
+from agent.capture.kms.front import Front
 from agent.capture.kms.helper import KmsHelper
 from agent.capture.kms.pace import Pace
 from agent.capture.slots import Picture, Slots
@@ -25,17 +26,18 @@ def open_kms(fd: int) -> "KmsCapture":
     """Capture through the helper whose socket ``fd`` is; it is ours now. Raises DisplayError."""
     helper = KmsHelper(fd)
     try:
-        return KmsCapture(helper)
+        return KmsCapture(helper, Front())
     except DisplayError:
         helper.close()
         raise
 
 
 class KmsCapture(Capture):
-    """Looks at the screen again and again, and compares."""
+    """Looks at the screen again and again, and compares; but when the VT changes it is told."""
 
-    def __init__(self, helper: KmsHelper) -> None:
+    def __init__(self, helper: KmsHelper, front: Front) -> None:
         self._helper = helper
+        self._front = front
         self._buffers = Buffers()
         self._composer = Composer()
         self._slots = Slots()
@@ -44,10 +46,12 @@ class KmsCapture(Capture):
         self._cursor: Cursor | None = None
         self._pointer = (0, 0)
         self._unavailable = ""
+        self._lacks_grant = False  # which is why it is unavailable
         self._changes = Changes.NONE  # seen, and not told yet
         self._pace = Pace()
         self._is_watching = False
         self._awaits_grab = False
+        self._front.arm()
         self._look()
         self._changes = Changes.NONE
 
@@ -73,6 +77,9 @@ class KmsCapture(Capture):
 
     def end(self) -> None:
         self._is_watching = False
+        self._changes &= Changes.AVAILABLE
+        if self._lacks_grant:  # which is needed for the pixels alone
+            self._on_available("")
         # Nobody who is not shown keeps what was on the screen, or may still be.
         self._buffers.forget()
         self._composer.forget()
@@ -83,13 +90,17 @@ class KmsCapture(Capture):
             timeout = None
             if self._is_watching and not self._awaits_grab:
                 timeout = max(0.0, self._pace.due - time.monotonic())
-            helper = self._helper.fileno()
-            ready, _, _ = select.select([wake_fd, helper], [], [], timeout)
+            helper, front = self._helper.fileno(), self._front.fileno()
+            ready, _, told = select.select([wake_fd, helper], [], [front], timeout)
             if helper in ready:
                 raise DisplayError("the KMS helper has ended")
-            if wake_fd in ready:
+            if told:
+                self._front.arm()
+                self._look()
+            elif wake_fd in ready:
                 break
-            self._poll()
+            else:
+                self._poll()
         changes, self._changes = self._changes, Changes.NONE
         self._awaits_grab |= Changes.PICTURE in changes
         return changes
@@ -118,6 +129,7 @@ class KmsCapture(Capture):
     def close(self) -> None:
         self.end()
         self._helper.close()
+        self._front.close()
 
     def _poll(self) -> None:
         with self._seen() as picture:
@@ -137,6 +149,7 @@ class KmsCapture(Capture):
             max(plane.y + plane.height for plane in planes),
         )
         self._name_outputs(planes)
+        self._on_available("")
 
     @contextlib.contextmanager
     def _seen(self) -> Iterator[Picture | None]:
@@ -165,6 +178,7 @@ class KmsCapture(Capture):
             case Code.NOT_GRANTED | Code.OTHER_VT | Code.OFF:
                 self._buffers.forget()
                 self._on_available(refused.text)
+                self._lacks_grant = refused.code is Code.NOT_GRANTED
             case Code.UNREADABLE:
                 raise DisplayError(refused.text)
             case Code.RESTLESS:
@@ -173,9 +187,14 @@ class KmsCapture(Capture):
                 assert_never(refused.code)
 
     def _on_available(self, unavailable: str) -> None:
-        if unavailable != self._unavailable:
-            self._unavailable = unavailable
-            self._changes |= Changes.AVAILABLE
+        self._lacks_grant = False
+        if unavailable == self._unavailable:
+            return
+        self._unavailable = unavailable
+        self._changes |= Changes.AVAILABLE
+        if not unavailable and self._is_watching:
+            # It may be as it was, and still nobody has seen what was there meanwhile.
+            self._changes |= Changes.PICTURE
 
     def _name_outputs(self, planes: Sequence[Plane]) -> None:
         names = dict.fromkeys(plane.output for plane in planes if plane.output)

@@ -5,7 +5,7 @@ from typing import Final
 
 QUICKEST: Final = 1 / 30  # seconds between two looks
 SLOWEST: Final = 1 / 4
-_GROWTH: Final = 1.25  # from a look that found nothing to the next one
+_GROWTH: Final = 1.5  # from a look that found nothing to the next one
 
 
 @dataclass(slots=True)
