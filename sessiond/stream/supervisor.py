@@ -152,6 +152,7 @@ class Supervisor:
 
     def on_no_helper(self, session_id: str, why: str) -> None:
         """Take note that there is no KMS helper to start an agent with."""
+        log.warning("session %s: there is no KMS helper: %s", session_id, why)
         if self._agents.end_look_up(session_id):
             self._ways.fail(session_id, Reason.DISPLAY_REFUSED, f"{NOT_READ}: {why}.")
         self._settle()
