@@ -372,6 +372,19 @@ class DrawnConformance(Conformance):
         viewer.until_shown((50, 60, 9, 9), BLUE)
         assert viewer.shows((0, 0, 9, 9), RED)
 
+    @pytest.mark.parametrize("count", range(6, 12))
+    def test_pictures_that_nobody_took(
+        self, driver: DrawnDriver, viewer: Viewer, count: int
+    ) -> None:
+        """The last one comes, however many came while both slots were in use."""
+        viewer.settle()
+        viewer.grab()
+        for number in range(count):
+            driver.draw((30, 40, 50, 60), (50, 9 * number, 100))
+            viewer.wait(driver.quiet / 4)  # let it be shown
+        viewer.grab()
+        viewer.until_shown((30, 40, 50, 60), (50, 9 * number, 100))
+
     def test_silence(self, driver: DrawnDriver, viewer: Viewer) -> None:
         viewer.grab()
         driver.draw((0, 0, 50, 50), RED)
