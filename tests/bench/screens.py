@@ -28,6 +28,7 @@ LOADS: Final = ("whole", "small")
 AGENT: Final = "agent"
 CAPTURE: Final = "capture"
 _SETTLE: Final = 2.0  # seconds; what our agent needs is more
+_SETTLE_ALONE: Final = 6.0  # of servers, after all that was done before
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -151,7 +152,7 @@ def _rest(screens: list[Screen], plan: Plan) -> list[Rested]:
     with contextlib.ExitStack() as stack:
         for screen in screens:
             stack.enter_context(painting(screen, "static")).wait_line(60)
-        time.sleep(_SETTLE)
+        time.sleep(_SETTLE_ALONE)
         alone = _resting([(screen, None) for screen in screens], plan)
         found = list[Rested]()
         with contextlib.ExitStack() as agents:
