@@ -129,6 +129,21 @@ async def test_daemon_goes_away_and_so_does_the_agent() -> None:
         assert not any("Traceback" in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("argv", "capture"),
+    [((), ("wlroots",)), (("--capture", "wlroots"), ("x11", "mutter"))],
+)
+@in_loop
+async def test_back_end_of_the_configuration_or_the_command_line(
+    argv: tuple[str, ...], capture: tuple[str, ...]
+) -> None:
+    async with child("stream", *argv) as daemon:
+        assert await daemon.failure(Config("c1", 4242, capture=capture)) == Failed(
+            "no-display-found", "session c1 has no Wayland compositor in sight"
+        )
+        assert daemon.end()[0] == 1
+
+
 @in_loop
 async def test_placeholder() -> None:
     async with child("placeholder", "--text", "Nobody is here.", "--size", "320x200") as daemon:

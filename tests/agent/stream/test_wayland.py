@@ -6,15 +6,17 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from agent.capture.wlroots import backend as wlroots
+from agent.stream import discover
 from agent.stream.discover import open_session_display
 from agent.stream.listeners import MAX_COMPOSITORS, Compositor, compositors
 from agent.stream.opened import NoDisplayError
 from agent.stream.places import Places
-from sessiond.wire.link import Candidate, Config
+from sessiond.wire.link import MAX_TEXT, Candidate, Config
 from tests.agent.stream.cookies import RIGHT, record, write
 from tests.fixtures.wayland import Cage
 from tests.fixtures.xserver import Xvfb
@@ -162,6 +164,32 @@ def test_compositor_that_never_answers_and_the_next(
         link.symlink_to(cage.wayland)
         its_own = replace(it, pids=(cage.pid,))
         assert found(its_own, places)[1:3] == ("session-compositor", "wayland-9")
+
+
+def test_end_of_patience(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has begun goes on for its own time, and nothing else is begun."""
+    monkeypatch.setattr(wlroots, "TIMEOUT", 0.5)
+    monkeypatch.setattr(discover, "PATIENCE", 0.4)
+    with ExitStack() as stack:
+        for number in range(3):
+            listen(stack, places.runtime / f"wayland-{number}")
+        reason, text = refusal(config(capture=("wlroots",)), places)
+        assert reason == "display-refused"
+        assert [f"wayland-{number}" in text for number in range(3)] == [True, False, False]
+
+
+def test_refusals_have_room_beside_one_another(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object) -> NoReturn:
+        raise NoDisplayError("type-unsupported", "x" * 2000)
+
+    monkeypatch.setattr("agent.stream.find_wayland.find_wlroots", refuse)
+    monkeypatch.setattr("agent.stream.find_wayland.find_mutter", refuse)
+    reason, text = refusal(config(capture=("x11", "wlroots", "mutter")), places)
+    assert reason == "type-unsupported"
+    assert len(text) < MAX_TEXT
+    assert [part.partition(":")[0] for part in text.split("; ")] == ["x11", "wlroots", "mutter"]
 
 
 def test_which_compositor_is_the_first(places: Places) -> None:
