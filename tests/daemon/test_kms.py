@@ -78,6 +78,8 @@ def test_a_text_console_is_shown_as_it_is(scene: Scene, reader: CardReader) -> N
     if os.geteuid() == 0:
         assert f"\nUid:\t{NOBODY}\t{NOBODY}\t{NOBODY}\t{NOBODY}\n" in status
         assert "\nGroups:\t \n" in status
+    # Nobody else of nobody's can look into it (proc(5): whose the files of such a process are).
+    assert Path(f"/proc/{scene.daemon.property('AgentPID')}/fd").stat().st_uid == 0
     reader.draw(SCREEN + 1)
     wait_number(probe, SCREEN + 1)
     assert_connected(probe)
