@@ -1,12 +1,11 @@
 """Several monitors in one picture."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from agent.capture.bands import all_bands, differing, touched
+from agent.capture.bands import all_bands, touched
 from agent.capture.base import BAND, MAX_SIDE, SLOTS, Frame
-from agent.capture.slots import Picture
 from sessiond.errors import DisplayError
 
 _PIXEL: Final = 4  # bytes
@@ -45,47 +44,36 @@ class Canvas:
         self._memory = [memoryview(bytearray(_PIXEL * size[0] * size[1])) for _ in range(SLOTS)]
         # For each slot and monitor, the monitor's bands that are not as it shows them.
         self._stale = [[all_bands(area.height) for area in areas] for _ in range(SLOTS)]
-        self._last: list[Picture] = []
+        self._is_first = True
 
-    def take(self, slot: int, pictures: Sequence[Picture]) -> Frame:
+    def take(self, slot: int, frames: Sequence[Frame]) -> Frame:
         """Return a frame in the memory of ``slot`` with what each monitor shows.
 
-        It tells exactly which bands have changed since the frame taken before, None for the first.
-        ``pictures`` have the sizes of the areas, and stay as they are until the next call.
+        ``frames`` are of the sizes of the areas, and tell what has changed in each since the call
+        before; the frame returned tells it of the whole picture, None for the first.
         """
         changed = set[int]()
-        for number, area in enumerate(self._areas):
-            bands = self._changed(number, pictures[number])
+        for number, (area, frame) in enumerate(zip(self._areas, frames, strict=True)):
+            bands = all_bands(area.height) if frame.changed is None else frame.changed
             changed |= touched(_rows(bands, area), self._size[1])
             for stale in self._stale:
                 stale[number] |= bands
-            self._copy(slot, area, pictures[number], self._stale[slot][number])
+            self._copy(slot, area, frame, self._stale[slot][number])
             self._stale[slot][number] = set()
-        is_first, self._last = not self._last, list(pictures)
+        is_first, self._is_first = self._is_first, False
         width, height = self._size
-        return Frame(
-            width, height, _PIXEL * width, self._memory[slot], slot,
-            None if is_first else frozenset(changed),
-        )  # fmt: skip
+        bands_told = None if is_first else frozenset(changed)
+        return Frame(width, height, _PIXEL * width, self._memory[slot], slot, bands_told)
 
-    def _changed(self, number: int, picture: Picture) -> set[int]:
-        bands = all_bands(picture.height)
-        last = self._last[number] if self._last else None
-        if last is picture:
-            return set()
-        if last is None or last.stride != picture.stride:
-            return bands
-        return set(differing(picture.pixels, last.pixels, picture.stride, bands))
-
-    def _copy(self, slot: int, area: Area, picture: Picture, bands: set[int]) -> None:
+    def _copy(self, slot: int, area: Area, frame: Frame, bands: Collection[int]) -> None:
         memory, stride, row = self._memory[slot], _PIXEL * self._size[0], _PIXEL * area.width
         begin = area.y * stride + area.x * _PIXEL
         for band in bands:
             for y in range(band * BAND, min((band + 1) * BAND, area.height)):
-                to, source = begin + y * stride, y * picture.stride
-                memory[to : to + row] = picture.pixels[source : source + row]
+                to, source = begin + y * stride, y * frame.stride
+                memory[to : to + row] = frame.pixels[source : source + row]
 
 
-def _rows(bands: set[int], area: Area) -> list[tuple[int, int]]:
+def _rows(bands: Collection[int], area: Area) -> list[tuple[int, int]]:
     """Return where in the whole picture the bands of a monitor are."""
     return [(area.y + band * BAND, area.y + min((band + 1) * BAND, area.height)) for band in bands]

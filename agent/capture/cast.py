@@ -1,25 +1,27 @@
 """A compositor that lets itself be recorded by PipeWire, as a capture back-end.
 
 Who makes the recording, and says where each monitor is, is a ``Casting``: one for each kind of
-compositor. Each monitor is a stream; one alone is shown from the compositor's own buffers.
+compositor. Each monitor is a stream; of its pictures, what has changed is copied.
 """
 
 import abc
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final
 
-from agent.capture.bands import all_bands, differing
-from agent.capture.base import OPENING, SLOTS, Capture, Changes, Cursor, Frame
+from agent.capture.base import OPENING, Capture, Changes, Cursor, Frame
 from agent.capture.canvas import Area, Canvas, enclosing
-from agent.capture.pipewire import Held, PipeWire
+from agent.capture.pipewire import PipeWire
+from agent.capture.slots import Slots
 from sessiond.errors import DisplayError
 
 MAX_RATE: Final = 30  # pictures a second that are asked for; streams are paced to that or less
 MAX_MONITORS: Final = 16
-_FIRST: Final = 2.0  # seconds until the first picture
+_FIRST: Final = 0.5  # seconds until the first picture, before it is asked for again
+_ASKED: Final = 4  # times, before we say that there is none
 _NEWS: Final = 1.0  # seconds in which the compositor says why a recording ended
+_RETRY: Final = 0.05  # seconds
 _TRIES: Final = 8  # to begin between two changes of the monitors
 
 
@@ -72,9 +74,9 @@ class CastCapture(Capture):
         self._size, self._pointer = (0, 0), (0, 0)
         self._places: tuple[Place, ...] = ()
         self._sizes: list[tuple[int, int]] = []
+        self._areas: list[Area] = []
         self._canvas: Canvas | None = None  # for more monitors than one
-        self._held: list[Held | None] = []
-        self._last: Frame | None = None
+        self._slots: list[Slots] = []  # for each monitor
         try:
             self._start()
             self._take_changes()  # none that anybody does not know of
@@ -103,6 +105,7 @@ class CastCapture(Capture):
         for stream in self._pipewire.streams:
             stream.forget_picture()  # the first one comes again
             stream.set_active(active=True)
+        self._renew()
         self._wait_pictures()
 
     def end(self) -> None:
@@ -121,14 +124,15 @@ class CastCapture(Capture):
 
     def grab(self, slot: int) -> Frame | None:
         self._pipewire.dispatch()
-        self._mend()
         if not self._wait_pictures():
             return None
+        self._changes &= ~Changes.PICTURE
         self._is_told, self._grabbed = False, self._pictures()
-        pictures = [cast("Held", stream.newest).hold() for stream in self._pipewire.streams]
-        frame = self._compose(slot, pictures) if self._canvas else self._show(slot, pictures[0])
-        self._last = frame
-        return frame
+        pictures = [stream.newest for stream in self._pipewire.streams if stream.newest]
+        if self._canvas is None:
+            return self._slots[0].take(slot, pictures[0])
+        each = zip(self._slots, pictures, strict=True)
+        return self._canvas.take(slot, [slots.take(0, picture) for slots, picture in each])
 
     def cursor(self) -> Cursor | None:
         for stream in self._pipewire.streams:
@@ -154,8 +158,8 @@ class CastCapture(Capture):
     def _forget(self) -> None:
         self._pipewire.forget()
         self._places = ()
-        self._held.clear()
-        self._canvas = self._last = None
+        self._slots.clear()
+        self._canvas = None
 
     def _start(self) -> None:
         """Record the monitors that there are now."""
@@ -164,16 +168,14 @@ class CastCapture(Capture):
             self._places = self._casting.start()
             if len(self._places) > MAX_MONITORS:
                 raise DisplayError(f"{self._casting.name} has more than {MAX_MONITORS} monitors")
-            for place in self._places:
-                self._pipewire.record(place.node, MAX_RATE)
-            self._wait_until(self._is_started, OPENING)
+            self._connect()
             if not self._casting.is_outdated:
                 break
         else:
             raise DisplayError(f"{self._casting.name} changes its monitors all the time")
         for stream in self._pipewire.streams:
             if stream.ended:
-                raise DisplayError(stream.ended)
+                raise DisplayError(f"{self._casting.name}: {stream.ended}")
             if not any(stream.size):
                 raise DisplayError(
                     f"PipeWire does not connect us with what {self._casting.name} shows: is "
@@ -181,6 +183,19 @@ class CastCapture(Capture):
                 )
             stream.set_active(active=self._is_watching)
         self._arrange()
+
+    def _connect(self) -> None:
+        """Let PipeWire connect us with every monitor, or find out that it does not."""
+        deadline = time.monotonic() + OPENING
+        while (left := deadline - time.monotonic()) > 0:
+            self._pipewire.forget()
+            for place in self._places:
+                self._pipewire.record(place.node, MAX_RATE)
+            self._wait_until(self._is_started, left)
+            if self._casting.is_outdated or not any(each.ended for each in self._pipewire.streams):
+                break
+            # WirePlumber refuses us where it has not heard yet of what was made a moment ago.
+            self._casting.wait((), _RETRY)
 
     def _is_started(self) -> bool:
         streams = self._pipewire.streams
@@ -190,23 +205,28 @@ class CastCapture(Capture):
         """Find the size of the whole picture, and make what it takes to put it together."""
         streams = self._pipewire.streams
         self._sizes = [stream.size for stream in streams]
-        areas = [
+        self._areas = [
             Area(place.x, place.y, *size)
             for place, size in zip(self._places, self._sizes, strict=True)
         ]
-        if areas:
-            self._size = enclosing(areas)
-        is_whole = len(areas) == 1 and areas[0].x == areas[0].y == 0
-        self._canvas = None if is_whole else Canvas(self._size, areas)
-        self._held = [None] * (SLOTS if is_whole else len(areas))
-        self._last = None
+        if self._areas:
+            self._size = enclosing(self._areas)
+        self._renew()
         if self._is_watching:
             self._is_told = True
             self._changes |= Changes.PICTURE
-        self._changes |= Changes.AVAILABLE
 
-    def _mend(self) -> None:
-        """Begin again where the monitors, or the size of their pictures, have changed."""
+    def _renew(self) -> None:
+        """Compare the next picture with none."""
+        is_whole = len(self._areas) == 1 and self._areas[0].x == self._areas[0].y == 0
+        self._canvas = None if is_whole else Canvas(self._size, self._areas)
+        self._slots = [Slots() for _ in self._areas]
+
+    def _mend(self) -> bool:
+        """Begin again where the monitors, or the size of their pictures, have changed.
+
+        Returns whether they have. Raises DisplayError for a recording that ended by itself.
+        """
         streams = self._pipewire.streams
         if ended := [stream.ended for stream in streams if stream.ended]:
             self._casting.wait((), _NEWS)
@@ -216,6 +236,9 @@ class CastCapture(Capture):
             self._start()
         elif self._sizes != [stream.size for stream in streams]:
             self._arrange()
+        else:
+            return False
+        return True
 
     def _take_changes(self) -> Changes:
         """Return what is new since the call before."""
@@ -237,42 +260,30 @@ class CastCapture(Capture):
     def _pictures(self) -> int:
         return sum(stream.pictures for stream in self._pipewire.streams)
 
+    def _is_settled(self) -> bool:
+        is_over = any(stream.ended for stream in self._pipewire.streams)
+        return is_over or self._casting.is_outdated or self._has_pictures()
+
     def _has_pictures(self) -> bool:
         return all(stream.newest for stream in self._pipewire.streams)
 
     def _wait_pictures(self) -> bool:
         """Wait for the first picture of each monitor, and return whether there is one."""
-        if not self._places:
-            return False
-        self._is_dark = not self._wait_until(self._has_pictures, 0 if self._is_dark else _FIRST)
-        return not self._is_dark
+        seconds, tries = (0.0, 1) if self._is_dark else (_FIRST, _ASKED)
+        for _ in range(tries):
+            self._wait_until(self._is_settled, seconds)
+            while self._mend():
+                self._wait_until(self._is_settled, seconds)
+            if self._has_pictures():
+                break
+            for stream in self._pipewire.streams:
+                if not stream.newest:
+                    stream.ask()  # a pause and its end may have become nothing
+        self._is_dark = not self._has_pictures()
+        return bool(self._places) and not self._is_dark
 
-    def _wait_until(self, condition: Callable[[], bool], seconds: float) -> bool:
+    def _wait_until(self, condition: Callable[[], bool], seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        while not (is_met := condition()) and (left := deadline - time.monotonic()) > 0:
+        while not condition() and (left := deadline - time.monotonic()) > 0:
             if self._casting.wait((self._pipewire.fd,), left):
                 self._pipewire.dispatch()
-        return is_met
-
-    def _show(self, slot: int, held: Held) -> Frame:
-        """Return the picture of the only monitor, where it lies."""
-        picture, last = held.picture, self._last
-        changed = None
-        if last and last.stride == picture.stride:
-            bands = all_bands(picture.height)
-            changed = differing(picture.pixels, last.pixels, picture.stride, bands)
-        before, self._held[slot] = self._held[slot], held
-        if before:
-            before.release()
-        pixels = picture.pixels[: picture.size]
-        return Frame(picture.width, picture.height, picture.stride, pixels, slot, changed)
-
-    def _compose(self, slot: int, pictures: list[Held]) -> Frame:
-        """Return the pictures of all monitors, put together."""
-        assert self._canvas  # noqa: S101 (that is when this is called)
-        frame = self._canvas.take(slot, [held.picture for held in pictures])
-        for before in self._held:
-            if before:
-                before.release()
-        self._held[:] = pictures  # what the next ones are compared with
-        return frame

@@ -117,7 +117,7 @@ class StreamEvents(ctypes.Structure):
         ("control_info", _pointer),
         ("io_changed", _pointer),
         ("param_changed", ParamChanged),
-        ("add_buffer", _pointer),
+        ("add_buffer", BufferChanged),
         ("remove_buffer", BufferChanged),
         ("process", Processed),
         ("drained", _pointer),

@@ -2,7 +2,7 @@
 
 Owns the connection, its streams and their buffers, all in the thread that opened it: PipeWire's
 loop runs when ``dispatch`` is called, and its callbacks only take notes. Buffers are read where
-they lie, and given back when nobody holds them any more.
+they lie.
 """
 
 import ctypes
@@ -12,7 +12,6 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -132,50 +131,27 @@ class PipeWire:
         self._core = self._context = self._loop = 0
 
 
-@dataclass(slots=True)
-class _Buffer:
-    """A buffer of a stream: its memory, which is mapped once, and whether it is still there."""
-
-    address: int
-    memory: memoryview
-    is_there: bool = True
-
-
-class Held:
-    """A picture in a buffer of the compositor, which stays as it is until the last ``release``."""
-
-    def __init__(self, picture: Picture, give_back: Callable[[], None]) -> None:
-        self.picture = picture
-        self._give_back = give_back
-        self._holders = 1
-
-    def hold(self) -> "Held":
-        """Hold it once more."""
-        self._holders += 1
-        return self
-
-    def release(self) -> None:
-        """Hold it once less."""
-        self._holders -= 1
-        if not self._holders:
-            self._give_back()
-
-
 class Stream:
     """What one monitor shows, in pictures of ``size``: (0, 0) until that is agreed on.
 
-    ``newest`` is the last picture that came, which is ours to release; ``cursor`` what was last
-    said of it, with the last shape that was; ``ended`` why nothing more will come.
+    ``newest`` is the last picture that came, in a buffer of the compositor's: it stays as it is
+    until the next ``PipeWire.dispatch``. ``cursor`` is what was last said of it, with the last
+    shape that was; ``ended`` why nothing more will come.
+
+    A compositor (or PipeWire for it) uses its buffers one after the other, and paints nothing when
+    it is the turn of one that is not given back. So only the newest is held.
     """
 
     def __init__(self, library: ctypes.CDLL, core: int, node: int, max_rate: int) -> None:
         self._library = library
         self.size = (0, 0)
-        self.newest: Held | None = None
+        self.newest: Picture | None = None
         self.cursor = CursorMeta(is_here=False)
         self.pictures = 0  # how many came
         self.ended = ""
-        self._buffers: dict[int, _Buffer] = {}
+        self._is_active = True
+        self._held = 0  # the address of the buffer with the newest picture
+        self._mapped: dict[int, memoryview | None] = {}  # by the buffer's address
         self._has_buffers = False
         self._notes: deque[Callable[[], None]] = deque()
         self._node = node
@@ -184,6 +160,7 @@ class Stream:
             version=_EVENTS_VERSION,
             state_changed=abi.StateChanged(self._note_state),
             param_changed=abi.ParamChanged(self._note_param),
+            add_buffer=abi.BufferChanged(self._note_addition),
             remove_buffer=abi.BufferChanged(self._note_removal),
             process=abi.Processed(self._note_buffers),
         )
@@ -209,8 +186,14 @@ class Stream:
             raise DisplayError(f"PipeWire does not connect us: {os.strerror(-result)}")
 
     def set_active(self, *, active: bool) -> None:
-        """Let pictures come, or cost nothing."""
+        """Let pictures come, the first of which is whatever is shown now; or cost nothing."""
+        self._is_active = active
         self._library.pw_stream_set_active(self._stream, active)
+
+    def ask(self) -> None:
+        """Ask for a picture of what is shown now; who begins gets one."""
+        self.set_active(active=False)
+        self.set_active(active=True)
 
     def take(self) -> None:
         """Act on what was noted, and take what buffers there are. Raises DisplayError."""
@@ -219,27 +202,29 @@ class Stream:
         if not self._has_buffers:
             return
         self._has_buffers = False
+        taken = 0
         while buffer := self._library.pw_stream_dequeue_buffer(self._stream):
+            taken += 1
             try:
                 self._take_buffer(ctypes.addressof(buffer.contents), buffer.contents.buffer)
             except (ProtocolError, OSError, ValueError) as error:
                 raise DisplayError(f"the recording is not what it says: {error}") from None
+        if taken >= len(self._mapped) - 1 and self._is_active:
+            # We were late, and held all of them: what was painted then is lost.
+            log.debug("%d pictures at once: asking for one more", taken)
+            self.ask()
 
     def forget_picture(self) -> None:
         """Give the newest picture back."""
-        if self.newest:
-            self.newest.release()
-            self.newest = None
+        held, self._held, self.newest = self._held, 0, None
+        if held in self._mapped:
+            self._library.pw_stream_queue_buffer(self._stream, held)
 
     def close(self) -> None:
         """End it; a second call does nothing."""
-        for buffer in self._buffers.values():
-            buffer.is_there = False
-        self._buffers.clear()
-        stream, self._stream = self._stream, None
+        stream, self._stream, self._held, self.newest = self._stream, None, 0, None
         if stream:
             self._library.pw_stream_destroy(stream)
-        self.newest = None
 
     # From the library: what raises here would only be printed.
 
@@ -260,10 +245,14 @@ class Stream:
     def _note_buffers(self, _data: int) -> None:
         self._has_buffers = True
 
+    def _note_addition(self, _data: int, buffer: int) -> None:
+        self._mapped[buffer] = None
+
     def _note_removal(self, _data: int, buffer: int) -> None:
         # At once: the address may be another buffer's in the next moment.
-        if known := self._buffers.pop(buffer, None):
-            known.is_there = False
+        self._mapped.pop(buffer, None)
+        if buffer == self._held:
+            self._held, self.newest = 0, None
 
     def _end(self, text: str) -> None:
         self.ended = self.ended or text
@@ -283,25 +272,21 @@ class Stream:
             elif kind == pods.META_CURSOR:
                 self._take_cursor(pods.parse_cursor(untrusted))
         chunk = spa.contents.datas[0].chunk.contents
-        if not (has_pixels and chunk.size) or chunk.flags & pods.CORRUPTED_CHUNK:
+        if not (has_pixels and chunk.size and any(self.size)) or chunk.flags & pods.CORRUPTED_CHUNK:
             self._library.pw_stream_queue_buffer(self._stream, address)
             return
-        buffer = self._buffers.get(address)
-        if buffer is None:
-            buffer = self._buffers[address] = _Buffer(address, _mapped(spa.contents.datas[0]))
-        picture = Picture(*self.size, chunk.stride, buffer.memory[chunk.offset :])
+        memory = self._mapped.get(address)
+        if memory is None:
+            memory = self._mapped[address] = _mapped(spa.contents.datas[0])
+        picture = Picture(*self.size, chunk.stride, memory[chunk.offset :])
         self.forget_picture()
-        self.newest = Held(picture, lambda: self._give_back(buffer))
+        self._held, self.newest = address, picture
         self.pictures += 1
 
     def _take_cursor(self, told: CursorMeta) -> None:
         shape = told.shape or self.cursor.shape
         position = told.position if told.is_here else self.cursor.position
         self.cursor = CursorMeta(told.is_here, position, shape)
-
-    def _give_back(self, buffer: _Buffer) -> None:
-        if buffer.is_there:
-            self._library.pw_stream_queue_buffer(self._stream, buffer.address)
 
 
 def _metas(buffer: Any) -> Iterator[tuple[int, memoryview]]:  # noqa: ANN401 (of ctypes)

@@ -6,6 +6,7 @@ it is nobody's.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import pwd
@@ -14,10 +15,11 @@ import socket
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from Xlib.display import Display
 
+from sessiond.transport.bus import Bus, Call
 from tests.fixtures.bus import PrivateBus
 from tests.fixtures.processes import DIE_WITH_PARENT, FixtureError, end_process
 
@@ -34,6 +36,16 @@ _PROGRAM: Final = 'echo "$WAYLAND_DISPLAY $DISPLAY $XAUTHORITY"; exec cat "$XDG_
 # dash knows no descriptor above 9.
 _WITH_SOCKET: Final = "exec 3<&{}; LISTEN_FDS=1 LISTEN_PID=$$ exec pipewire"
 # Links between streams, and no devices: those ask logind, which is not there.
+_CONFIG: Final = (
+    "org.gnome.Mutter.DisplayConfig",
+    "/org/gnome/Mutter/DisplayConfig",
+    "org.gnome.Mutter.DisplayConfig",
+)
+_REMOTE: Final = (
+    "org.gnome.Mutter.RemoteDesktop",
+    "/org/gnome/Mutter/RemoteDesktop",
+    "org.gnome.Mutter.RemoteDesktop",
+)
 _POLICY: Final = ("wireplumber", "-c", "policy.conf")
 
 
@@ -62,11 +74,13 @@ class Mutter:
         os.mkfifo(self.runtime / "stay")
         stay = os.open(self.runtime / "stay", os.O_RDWR | os.O_CLOEXEC)
         self._resources.callback(os.close, stay)
+        self._remote = ""
         self._prefix = (*DIE_WITH_PARENT, *(() if os.getuid() else become))
         self._log = os.memfd_create("mutter-log")
         self._resources.callback(os.close, self._log)
         try:
             bus = self._resources.enter_context(PrivateBus())
+            self._bus = self._connect(bus.address)
             path = bus.address.partition("path=")[2].partition(",")[0]
             (self.runtime / "bus").symlink_to(path)
             if pipewire:
@@ -168,15 +182,70 @@ class Mutter:
             raise FixtureError(f"mutter did not start: {self.log}")
         self.wayland = str(self.runtime / answer[0])
         self.display, self.xauthority = answer[1:]
+        # Each name is taken by itself, some time later.
+        for name in (_CONFIG[0], _REMOTE[0], "org.gnome.Mutter.ScreenCast"):
+            self._loop.run_until_complete(self._wait_owner(name))
 
     def kill_mutter(self) -> None:
         """End the compositor as a crash would, and wait until it is gone."""
         self.process.kill()
         _end(self.process)
 
+    def call(self, call: Call) -> list[Any]:
+        """Return what somebody on the session's bus answers."""
+        return self._loop.run_until_complete(self._bus.call(call))
+
+    def show_only(self, *numbers: int) -> None:
+        """Switch on the monitors of these numbers, from left to right, and no others."""
+        serial, monitors, _, _ = self.call(Call(*_CONFIG, "GetCurrentState"))
+        modes = {names[0]: modes[0] for names, modes, _ in monitors}
+        shown, x = [], 0
+        for name in (f"Meta-{number}" for number in numbers):
+            mode, width = modes[name][:2]
+            shown.append([x, 0, 1.0, 0, not x, [[name, mode, {}]]])
+            x += width
+        body = [serial, 1, shown, {}]
+        signature = "uua(iiduba(ssa{sv}))a{sv}"
+        self.call(Call(*_CONFIG, "ApplyMonitorsConfig", signature, body))
+
+    def move_pointer(self, x: int, y: int) -> None:
+        """Move the pointer, as somebody does who controls the session remotely."""
+        if not self._remote:
+            [self._remote] = self.call(Call(*_REMOTE, "CreateSession"))
+            self.call(Call(_REMOTE[0], self._remote, f"{_REMOTE[2]}.Session", "Start"))
+        for to in ((-20000, -20000), (x, y)):
+            move = "NotifyPointerMotionRelative"
+            self.call(Call(_REMOTE[0], self._remote, f"{_REMOTE[2]}.Session", move, "dd", to))
+
     def close(self) -> None:
         """End everything."""
         self._resources.close()
+
+    def _connect(self, address: str) -> Bus:
+        self._loop = asyncio.new_event_loop()
+        self._resources.callback(self._loop.close)
+        bus = self._loop.run_until_complete(Bus.connect(address))
+
+        async def close() -> None:
+            bus.close()
+
+        self._resources.callback(lambda: self._loop.run_until_complete(close()))
+        return bus
+
+    async def _wait_owner(self, name: str) -> None:
+        owned = asyncio.Event()
+
+        def on_owner(owner: str) -> None:
+            if owner:
+                owned.set()
+
+        self._bus.watch_owner(name, on_owner)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await owned.wait()
+        except TimeoutError:
+            raise FixtureError(f"mutter does not become {name}: {self.log}") from None
+        self._bus.unwatch_owner(name, on_owner)
 
     def _start_pipewire(self) -> None:
         with socket.socket(socket.AF_UNIX) as listener:
