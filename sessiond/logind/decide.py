@@ -37,11 +37,13 @@ PAUSED: Final = "The streaming was paused by an administrator. Resume it: spice-
 def with_console(facts: SeatFacts) -> SeatFacts:
     """Return the facts with a ``console`` among the sessions, if one is in front.
 
-    It is if logind says that no session is active there: one that it names, and of which nothing
-    is known yet, has a screen that may be nobody's business.
+    It is if logind says that no session is active there, nor knows of any on that VT: the kernel
+    tells of a switch first, and the screen of one that is just coming to the front may be nobody's
+    business; so may that of one that is named, and of which nothing is known yet.
     """
-    is_bare = facts.has_logind and facts.seat == _VT_SEAT and facts.vt and not facts.active
-    if not (is_bare and facts.has_card):
+    is_ours = facts.has_logind and facts.seat == _VT_SEAT
+    is_taken = any((it.seat, it.vt) == (facts.seat, facts.vt) for it in facts.sessions.values())
+    if not (is_ours and facts.vt and facts.has_card) or facts.active or is_taken:
         return facts
     shown = console(facts.seat, facts.vt)
     return replace(facts, sessions=MappingProxyType({**facts.sessions, shown.id: shown}))

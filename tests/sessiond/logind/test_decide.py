@@ -171,6 +171,8 @@ def test_a_text_session_is_shown_where_the_card_can_be_read() -> None:
 def test_a_vt_without_a_session_is_shown_where_the_card_can_be_read() -> None:
     facts = with_console(seat(vt=2, has_card=True))
     assert facts.sessions == {"tty2": console("seat0", 2)}
+    elsewhere = (ALICE, replace(ALICE, id="4", seat="seat1", vt=2), replace(ALICE, id="5", seat=""))
+    assert "tty2" in with_console(seat(*elsewhere, active="", vt=2, has_card=True)).sessions
     assert decide(facts, ANYBODY) == Decision("tty2", route=("kms",))
     assert decide(facts, NO_KMS) == decide(seat(vt=2), ANYBODY)
     assert decide(facts, Policy(is_enabled=False)).reason is Reason.PAUSED_BY_ADMIN
@@ -183,6 +185,7 @@ NO_CONSOLE = {
     "no VT": seat(vt=0, has_card=True),
     "a session": seat(ALICE, has_card=True),
     "a session that is not known yet": seat(ALICE, active="9", vt=2, has_card=True),
+    "a session that comes to the front": seat(ALICE, active="", has_card=True),
     "no logind to say that there is no session": replace(
         seat(vt=2, has_card=True), has_logind=False
     ),
