@@ -171,4 +171,6 @@ def open_cards(
             cards.append(open_card(f"{folder}/{name}"))
         except OSError as error:
             faults.append(f"{name}: {error.strerror}")
-    return cards, "; ".join(faults) or f"there is no card in {folder}"
+    if cards:
+        return cards, ""
+    return [], "; ".join(faults) or f"there is no card in {folder}"
