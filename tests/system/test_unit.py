@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from tests.system.container import Container
     from tests.system.unit import Unit
 
-HELPER, AGENT = SOCKETS
+HELPER, AGENT, KMS = SOCKETS
 ROOT: Final = "/org/spice_space/Sessiond1"
 MANAGER: Final = (NAME, ROOT, f"{NAME}.Manager")
 DROP_INS: Final = f"/run/systemd/system/{SERVICE}.d"
 # linux/capability.h
+CAP_SYS_ADMIN: Final = 21
 CAPABILITIES: Final = {
     "cap_kill": 5,
     "cap_setgid": 6,
@@ -40,6 +41,17 @@ client = socket.socket(socket.AF_UNIX)
 client.connect(sys.argv[1].replace("@", chr(0)))
 client.shutdown(socket.SHUT_WR)
 client.recv(1)
+"""
+# Connects as the daemon does, and holds the connection until it is killed; or says why not.
+HOLD: Final = """
+import signal, socket, sys
+client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+try:
+    client.connect(sys.argv[1])
+except OSError as error:
+    sys.exit(error.strerror)
+print("connected", flush=True)
+signal.pause()
 """
 TERMINAL: Final = """
 import os, signal
@@ -177,6 +189,39 @@ def test_an_agent_has_limits_and_a_scope_of_ours(world: World, unit: Unit) -> No
     world.switch(world.log_in_on_console("bob"))
     wait_reason(world, "text-console", after=mark)
     unit.stop()
+    world.wait_end(pid)
+
+
+CARDS: Final = "/run/cards"  # where the daemon believes that there is one
+
+
+def test_the_card_is_read_by_a_unit_of_its_own(unit: Unit) -> None:
+    """There is none here; but who would read it starts in its sandbox, and answers."""
+    unit.container.run(["mkdir", "--parents", CARDS])
+    unit.container.push(f"{CARDS}/card0", b"")
+    unit.configure(f'capture.cards = "{CARDS}"')
+    unit.start()
+    unit.wait_line("there is no KMS helper: no card can be looked at: there is no card in /dev/dri")
+    unit.stop()
+    unit.container.run(["rm", "--recursive", CARDS])
+
+
+def test_who_reads_the_card_has_what_the_unit_says(unit: Unit, world: World) -> None:
+    hold = ["python3", "-c", HOLD, "/run/spice-sessiond/kms.sock"]
+    refused = unit.container.run(hold, user="bob", check=False)
+    assert refused.status != 0
+    holder = unit.container.spawn(hold)
+    holder.wait_for_output("connected")
+    names = unit.systemctl("list-units", "--plain", "--no-legend", "spice-sessiond-kms@*")
+    [name] = [line.split()[0] for line in names.splitlines()]
+    unit.systemctl("start", name)  # which it was already; returns when the program runs
+    pid = int(unit.show("MainPID", name))
+    status = world.process_status(pid)
+    for kind in ("Prm", "Eff", "Bnd"):
+        assert status[f"Cap{kind}"] == f"{1 << CAP_SYS_ADMIN:016x}"
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    holder.kill()
+    holder.wait(10)
     world.wait_end(pid)
 
 
