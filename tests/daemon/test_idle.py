@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from agent.stream.pacing import LONGEST_REST
 from tests.daemon.scene import ALICE, BOB, Scene, wait_number
-from tests.fixtures.processes import EventTimeoutError
+from tests.fixtures.processes import EventTimeoutError, context_switches
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = pytest.mark.e2e
 
@@ -24,10 +27,10 @@ def test_a_static_screen_wakes_nobody(tmp_path: Path) -> None:
         wait_number(probe, ALICE)
         pid = scene.daemon.property("AgentPID")
         probe.wait_silence("invalidate", SETTLED)
-        before = switches(scene.daemon.pid), switches(pid)
+        before = context_switches(scene.daemon.pid), context_switches(pid)
         with pytest.raises(EventTimeoutError):
             probe.wait_for("invalidate", STATIC, after=probe.now())
-        assert (switches(scene.daemon.pid), switches(pid)) == before
+        assert (context_switches(scene.daemon.pid), context_switches(pid)) == before
 
 
 def test_what_is_drawn_unseen_wakes_nobody(tmp_path: Path) -> None:
@@ -41,19 +44,9 @@ def test_what_is_drawn_unseen_wakes_nobody(tmp_path: Path) -> None:
         wait_number(probe, BOB)
         scene.daemon.wait_line("agent .* of session 1 is kept", after=mark)
         probe.wait_silence("invalidate", SETTLED)
-        before = switches(scene.daemon.pid), switches(pid)
+        before = context_switches(scene.daemon.pid), context_switches(pid)
         for number in range(100, 150):
             scene.screens[ALICE].show_number(number)
         with pytest.raises(EventTimeoutError):
             probe.wait_for("invalidate", 1.0, after=probe.now())
-        assert (switches(scene.daemon.pid), switches(pid)) == before
-
-
-def switches(pid: int) -> int:
-    """Return how often the threads of a process have gone to sleep so far."""
-    return sum(
-        int(line.split()[1])
-        for task in Path(f"/proc/{pid}/task").iterdir()
-        for line in (task / "status").read_text(encoding="ascii").splitlines()
-        if line.startswith("voluntary_ctxt_switches:")
-    )
+        assert (context_switches(scene.daemon.pid), context_switches(pid)) == before

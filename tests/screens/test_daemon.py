@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Final, Self
 
 import pytest
 
+from agent.stream.pacing import LONGEST_REST
 from tests.daemon.world import assert_connected, wait_sentence
 from tests.fixtures.daemon import Stage
 from tests.fixtures.drawing import SAMPLE, Canvas, bits_of, picture_of
 from tests.fixtures.painter import Painter
+from tests.fixtures.processes import context_switches
 from tests.fixtures.spice import SpiceHost, SpiceProbe
 from tests.fixtures.xserver import Xvfb
 from tests.screens.stage import (
@@ -37,12 +39,17 @@ ALICE: Final = "1"  # sessions
 BOB: Final = "c2"
 BOBS: Final = 2  # the number that his screen shows
 BOBS_UID: Final = 65532
+SETTLED: Final = LONGEST_REST + 1  # seconds without a message: no picture is sent again
+REST: Final = 5.0  # seconds that are then looked at
 
 
 class Scene:
-    """Alice's session on a compositor and Bob's on an X server, which shows 2; hers is in front."""
+    """Alice's session on a compositor and Bob's on an X server, which shows 2; hers is in front.
 
-    def __init__(self, kind: Kind) -> None:
+    SETTINGS are the daemon's, and CLS the class of her session.
+    """
+
+    def __init__(self, kind: Kind, *settings: str, cls: str = "user") -> None:
         with contextlib.ExitStack() as stack:
             self.compositor = stack.enter_context(contextlib.closing(kind.start(SIZE)))
             stack.enter_context(_laid_out(self.compositor))
@@ -50,7 +57,7 @@ class Scene:
             xserver = stack.enter_context(Xvfb(*SIZE))
             stack.enter_context(Canvas(xserver.display)).show_number(BOBS)
             self.host = stack.enter_context(SpiceHost(multi=True))
-            self.stage = stack.enter_context(Stage(self.host.socket_path))
+            self.stage = stack.enter_context(Stage(self.host.socket_path, settings))
             self.daemon = self.stage.daemon
             self.daemon.wait_line("is open")
             self.daemon.wait_ready()
@@ -58,7 +65,7 @@ class Scene:
             self._add(BOB, vt=8, **bob)
             uid = self.compositor.uid
             alice = {"uid": uid, "gid": uid, "user": "alice", "desktop": kind.desktop}
-            self._add(ALICE, vt=7, type="wayland", **alice)
+            self._add(ALICE, vt=7, type="wayland", cls=cls, **alice)
             self.probe = stack.enter_context(SpiceProbe(self.host.uri, sample=SAMPLE))
             self._stack = stack.pop_all()
 
@@ -160,3 +167,25 @@ def test_an_output_that_changes_its_size_in_mid_stream() -> None:
         wait_like(scene.probe, scene.painter.picture)
         size = tuple(scene.daemon.property(name) for name in ("Width", "Height"))
         assert size == (800, 600)
+
+
+def test_a_greeters_compositor_is_captured_as_its_own_user() -> None:
+    with Scene(SWAY, cls="greeter") as scene:
+        scene.painter.show_number(1)
+        scene.probe.wait_for("invalidate", bits=bits_of(1))
+        assert scene.daemon.property("Backend") == "wlroots"
+        agent = Path("/proc", str(scene.daemon.property("AgentPID")))
+        assert agent.stat().st_uid == scene.compositor.uid
+
+
+def test_a_static_screen_wakes_nobody(kind: Kind, tmp_path: Path) -> None:
+    # In the common folder other tests' X servers come and go.
+    with Scene(kind, f'displays.sockets="{tmp_path}"') as scene:
+        scene.painter.show_number(1)
+        scene.probe.wait_for("invalidate", bits=bits_of(1))
+        pids = (scene.daemon.pid, scene.daemon.property("AgentPID"))
+        scene.host.wait_silence("from-guest", SETTLED)
+        before, mark = [context_switches(pid) for pid in pids], scene.host.now()
+        scene.host.wait_silence("from-guest", REST)
+        assert scene.host.now() == mark
+        assert [context_switches(pid) for pid in pids] == before
