@@ -46,8 +46,6 @@ class Tile:
     def covered(self, box: Box) -> Box:
         """Return where ``box`` of the buffer is in our picture."""
         shape = self.buffer.shape
-        if self.buffer.is_flipped:
-            box = Box(box.left, shape.height - box.bottom, box.right, shape.height - box.top)
         corners = (
             turned(x, y, (shape.width, shape.height), self.buffer.transform)
             for x, y in ((box.left, box.top), (box.right, box.bottom))

@@ -83,6 +83,8 @@ class Compositor:
         self._registry = self._connection.registry(on)
         self._connection.round_trip(timeout)
         self._make = self._choose()
+        for output in self._outputs.by_number.values():  # what is known of one may be here already
+            self._on_output(output)
         self._connection.round_trip(timeout)
 
     def begin(self) -> None:

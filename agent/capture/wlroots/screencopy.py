@@ -91,7 +91,8 @@ class ScreencopySource(Source):
             self._failed()
             return
         buffer.transform, buffer.is_flipped = self.output.facts.transform, self._is_flipped
-        self._came(buffer, self._told)
+        # Nobody says from which end the rows of what differs are counted then.
+        self._came(buffer, buffer.shape.whole if self._is_flipped else self._told)
 
     def _on_failed(self) -> None:
         self._stop()
