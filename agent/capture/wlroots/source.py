@@ -83,8 +83,9 @@ class Source(abc.ABC):
 
     def give_up(self) -> None:
         """Wait no more for the picture that was asked for; if it comes, it comes."""
-        self.is_silent = True
-        self._place.on_available()
+        if not self.is_silent:
+            self.is_silent = True
+            self._place.on_available()
 
     @abc.abstractmethod
     def _ask(self) -> None:

@@ -115,6 +115,7 @@ class Compositor:
         self.requests = list[str]()
         self.before: Callable[[Thing, str, list[int | str]], bool] = lambda *_: True
         self.has_pointer = False
+        self.is_frozen = False  # it does nothing of what is asked
         self.lock = threading.RLock()
         self._globals = dict(enumerate(globals_, 1))
         self._things = {1: Thing(1, w.DISPLAY)}
@@ -167,7 +168,7 @@ class Compositor:
 
     def show(self, screen: Screen, upright: Image.Image) -> None:
         """Show a picture on an output, and tell whoever waits for it what differs."""
-        image = upright
+        image = upright.copy()
         if screen.transform >= 4:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         turns = screen.transform % 4
@@ -246,6 +247,8 @@ class Compositor:
                 return
             with self.lock:
                 self._fds += received.fds
+                if self.is_frozen:
+                    continue
                 self._rest += received.data
                 self._take()
 
