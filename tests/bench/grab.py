@@ -24,6 +24,7 @@ from agent.capture import NAMES, find_backend
 from agent.capture.base import BAND, SLOTS, Capture, Changes
 
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+_WANTED: Final = Changes.PICTURE | Changes.AVAILABLE
 
 
 def main() -> None:
@@ -46,17 +47,21 @@ def _serve(capture: Capture, beat: float) -> None:
     slots = itertools.cycle(range(SLOTS))
     while True:
         if not is_new:
-            is_new = Changes.PICTURE in capture.wait(stdin)
+            is_new = bool(capture.wait(stdin) & _WANTED)
         left = max(0.0, due - time.monotonic()) if is_new else 0.0
         if select.select([stdin], [], [], left)[0]:
             if not os.read(stdin, 1 << 10):
                 return
             _say({"frames": taken, "bands": bands})
             taken = bands = 0
-        elif is_new and (frame := capture.grab(next(slots))) is not None:
+        elif is_new:
+            is_new = False
+            frame = capture.grab(next(slots))
+            if frame is None:  # for now
+                continue
             if not due:
                 _say({})
-            is_new, due = False, time.monotonic() + beat
+            due = time.monotonic() + beat
             taken += 1
             bands += -(-frame.height // BAND) if frame.changed is None else len(frame.changed)
 

@@ -29,7 +29,8 @@ class Screen:
 
     ``drawn_by``, what ``tests.bench.painting`` calls its kind, draws at ``canvas``. ``pids`` are
     what works for it: an X server, or a compositor and who else moves its pictures.
-    ``directory`` is its own, for what programs write.
+    ``directory`` is its own, for what programs write; ``fps`` is how many pictures a second it
+    can well show.
     """
 
     backend: str
@@ -39,6 +40,7 @@ class Screen:
     pids: tuple[int, ...]
     environment: Mapping[str, str]
     directory: Path
+    fps: float = FPS
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -157,7 +159,7 @@ def painting(screen: Screen, load: str) -> Child:
     """Start the load, which is to be waited for; ``drawn`` reads its record."""
     argv = [sys.executable, "-m", "tests.bench.painting", screen.drawn_by, screen.canvas, load]
     record = screen.directory / "painted"
-    argv += ["--fps", f"{FPS:g}", "--record", str(record)]
+    argv += ["--fps", f"{screen.fps:g}", "--record", str(record)]
     return Child(argv, log=screen.directory / "painting.log", cwd=ROOT)
 
 
