@@ -250,7 +250,7 @@ def test_two_outputs(plain: MemoryDriver) -> None:
 
 def test_parts_of_one_buffer(plain: MemoryDriver) -> None:
     (number,) = plain.card.memory
-    plain.card.crtcs = [Crtc(31, number, 22, 3, 100, 200), Crtc(32, number, 122, 3, 200, 200)]
+    plain.card.crtcs = [Crtc(31, number, 122, 3, 200, 200), Crtc(32, number, 22, 3, 100, 200)]
     plain.draw((0, 0, 322, 203), RED)
     plain.draw((22, 3, 300, 200), BLUE)
     with Viewer(plain) as viewer:
@@ -283,6 +283,9 @@ def test_cursor(plain: MemoryDriver) -> None:
         plain.card.cursors = []
         viewer.until(Changes.CURSOR)
         assert viewer.capture.cursor() is None
+        plain.card.cursors = [cards.Cursor(31, 7, 30, 30, 2, 1)]
+        viewer.grab()  # which sees it, too
+        viewer.capture.end()
         assert viewer.so_far() is Changes.NONE
 
 
@@ -397,15 +400,18 @@ def test_buffers_that_were_seen_last_stay_mapped() -> None:
         lines = Path("/proc/self/maps").read_text().splitlines()
         return [line for line in lines if "r--s" in line and "memfd:buffer" in line]
 
+    def opened(memory: Memory) -> OwnedFd:
+        return OwnedFd(os.open(f"/proc/self/fd/{memory.fd}", os.O_RDONLY | os.O_CLOEXEC))
+
     memories = [Memory((64, 64)) for _ in range(12)]
     buffers = Buffers()
     for memory in (*memories, memories[-1], memories[-2]):
-        fd = OwnedFd(os.open(f"/proc/self/fd/{memory.fd}", os.O_RDONLY | os.O_CLOEXEC))
-        for buffer in buffers.take([fd]):
-            memory.fill((0, 0, 1, 1), b"1234")
-            with buffer.reading():
-                assert bytes(buffer.pixels[:4]) == b"1234"
-            del buffer
+        (buffer,) = buffers.take([opened(memory)])
+        memory.fill((0, 0, 1, 1), b"1234")
+        with buffer.reading():
+            assert bytes(buffer.pixels[:4]) == b"1234"
+        assert buffers.take([opened(memory)]) == [buffer]
+        del buffer
     assert len(mapped()) == 8
     buffers.forget()
     assert mapped() == []
