@@ -94,14 +94,14 @@ def has_display(session: Session, pids: Sequence[int]) -> bool:
     return is_there or bool(candidates(session))
 
 
-def has_compositor(uid: int, sockets: Path = Path("/proc/net/unix")) -> bool:
-    """Whether somebody listens at a name that the user's Wayland compositors have.
+def has_compositor(uid: int, folder: str = "/run/user") -> bool:
+    """Whether somebody listens at a name that the user's Wayland compositors have in ``folder``.
 
-    The kernel's own list tells (proc_pid_net(5)): their folder is not looked at.
+    The kernel's own list tells (proc_pid_net(5)): nothing there is looked at.
     """
     listening = r"^[0-9a-f]+: [0-9A-F]{8} 0{8} 00010000 0001 \d\d +\d+ "
-    name = rf"/run/user/{uid}/wayland-\d+$"
-    text = sockets.read_text(encoding="utf-8", errors="replace")
+    name = rf"{re.escape(folder)}/{uid}/wayland-\d+$"
+    text = Path("/proc/net/unix").read_text(encoding="utf-8", errors="replace")
     return re.search(listening + name, text, re.MULTILINE) is not None
 
 

@@ -1,7 +1,9 @@
 """What root may tell of displays: from command lines, from files that are root's alone."""
 
 import os
+import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from sessiond.displays.candidates import (
     MAX_COOKIE_FILE,
     XServer,
     candidates,
+    has_compositor,
+    has_display,
     parse_arguments,
     session_pids,
 )
@@ -21,6 +25,7 @@ needs_root = pytest.mark.skipif(
     os.geteuid() != 0 and "CI" not in os.environ, reason="only root can own root's files"
 )
 NOBODY = 65534
+WITHOUT_PROCESSES = 61234
 COOKIE = bytes(range(16))
 RECORD = bytes.fromhex(
     "01000002766d00013000124d49542d4d414749432d434f4f4b49452d310010000102030405060708090a0b0c0d0e0f"
@@ -269,3 +274,31 @@ def test_whose_arguments_are_not_roots_word(tmp_path: Path, program: str, uids: 
     """Else a user would name a cookie that only root can read, and be given it."""
     process(tmp_path, "7", b"Xorg\0:0\0vt7\0-auth\0/run/lightdm/root/:0\0", program, uids)
     assert module._root_servers(tmp_path) == []
+
+
+def test_a_compositor_is_one_that_listens_where_its_user_has_it(tmp_path: Path) -> None:
+    (tmp_path / "1000").mkdir()
+    with socket.socket(socket.AF_UNIX) as sock, socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(tmp_path / "1000" / "wayland-1.lock"))
+        other.listen()
+        sock.bind(str(tmp_path / "1000" / "wayland-1"))
+        assert not has_compositor(1000, str(tmp_path)), "it does not listen yet"
+        sock.listen()
+        assert has_compositor(1000, str(tmp_path))
+        assert not has_compositor(100, str(tmp_path))
+        assert not has_compositor(1000)
+    assert (tmp_path / "1000" / "wayland-1").is_socket()
+    assert not has_compositor(1000, str(tmp_path)), "what a killed one leaves there"
+
+
+def test_what_a_users_agent_could_capture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_root_servers", lambda _proc: [])
+    session = Session(id="3", path="/3", uid=WITHOUT_PROCESSES, gid=1, type="tty", vt=3)
+    assert not has_display(session, ())
+    assert not has_display(session, (os.getpid(),))
+    assert has_display(replace(session, display=":0"), ())
+    monkeypatch.setattr(module, "has_compositor", lambda uid: uid == WITHOUT_PROCESSES)
+    assert has_display(session, ())
+    monkeypatch.setattr(module, "has_compositor", lambda _uid: False)
+    monkeypatch.setattr(module, "_SERVERS", {Path("/proc/self/comm").read_text().strip()})
+    assert has_display(session, (os.getpid(),)), "an X server by its name"

@@ -6,11 +6,13 @@ import os
 import pwd
 import select
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -109,9 +111,11 @@ async def read(process: AgentProcess) -> bytes:
     return os.read(fd, 1 << 16)
 
 
-async def report_of(command: Sequence[str], env: dict[str, str]) -> dict[str, Any]:
+async def report_of(
+    command: Sequence[str], env: dict[str, str], more: Mapping[str, OwnedFd] = MappingProxyType({})
+) -> dict[str, Any]:
     ended = Ended()
-    process = AgentProcess([*command, *python(REPORT)], env, ended)
+    process = AgentProcess([*command, *python(REPORT)], env, ended, more)
     data = b""
     while not data.endswith(b"\n"):
         piece = await read(process)
@@ -168,6 +172,18 @@ async def test_what_a_child_has() -> None:
     assert report["sid"] == report["pgid"] == report["pid"]
     assert report["ppid"] == os.getpid()
     assert report["status"]["NoNewPrivs"] == ["1"]
+
+
+@in_loop
+async def test_what_else_a_child_is_given() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    given = OwnedFd(theirs.detach())
+    with ours:
+        report = await report_of([], environment(SOMEBODY), {"--kms-fd": given})
+        option, number, link_option, link = report["argv"]
+        assert (option, link_option) == ("--kms-fd", "--link-fd")
+        assert set(report["fds"]) == {"0", "1", "2", number, link}
+        assert ours.recv(1) == b"", "the child had the only other end"
 
 
 def parent_of_an_agent(command: list[str]) -> str:
