@@ -18,6 +18,7 @@ from sessiond.errors import DisplayError
 
 MAX_RATE: Final = 30  # pictures a second that are asked for; streams are paced to that or less
 MAX_MONITORS: Final = 16
+_NO_LIMIT: Final = 1000  # pictures a second; what the monitor shows
 _FIRST: Final = 0.5  # seconds until the first picture, before it is asked for again
 _ASKED: Final = 4  # times, before we say that there is none
 _NEWS: Final = 1.0  # seconds in which the compositor says why a recording ended
@@ -186,11 +187,14 @@ class CastCapture(Capture):
 
     def _connect(self) -> None:
         """Let PipeWire connect us with every monitor, or find out that it does not."""
+        # Mutter paints all monitors for the picture that one of several had to wait for, so that
+        # with a limit they keep each other painting; without, for a second or two.
+        max_rate = MAX_RATE if len(self._places) == 1 else _NO_LIMIT
         deadline = time.monotonic() + OPENING
         while (left := deadline - time.monotonic()) > 0:
             self._pipewire.forget()
             for place in self._places:
-                self._pipewire.record(place.node, MAX_RATE)
+                self._pipewire.record(place.node, max_rate)
             self._wait_until(self._is_started, left)
             if self._casting.is_outdated or not any(each.ended for each in self._pipewire.streams):
                 break

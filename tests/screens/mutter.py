@@ -195,15 +195,14 @@ class Mutter:
         """Return what somebody on the session's bus answers."""
         return self._loop.run_until_complete(self._bus.call(call))
 
-    def show_only(self, *numbers: int) -> None:
-        """Switch on the monitors of these numbers, from left to right, and no others."""
-        serial, monitors, _, _ = self.call(Call(*_CONFIG, "GetCurrentState"))
-        modes = {names[0]: modes[0] for names, modes, _ in monitors}
-        shown, x = [], 0
-        for name in (f"Meta-{number}" for number in numbers):
-            mode, width = modes[name][:2]
-            shown.append([x, 0, 1.0, 0, not x, [[name, mode, {}]]])
-            x += width
+    def arrange(self, *monitors: tuple[int, int, int]) -> None:
+        """Switch on these monitors, and no others: number, x, and quarter turns."""
+        serial, known, _, _ = self.call(Call(*_CONFIG, "GetCurrentState"))
+        modes = {names[0]: modes[0][0] for names, modes, _ in known}
+        shown = [
+            [x, 0, 1.0, turns, not x, [[f"Meta-{number}", modes[f"Meta-{number}"], {}]]]
+            for number, x, turns in monitors
+        ]
         body = [serial, 1, shown, {}]
         signature = "uua(iiduba(ssa{sv}))a{sv}"
         self.call(Call(*_CONFIG, "ApplyMonitorsConfig", signature, body))

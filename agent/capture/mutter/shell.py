@@ -118,6 +118,7 @@ class Shell(Casting):
         ):
             match = Match(sender=sender, interface=interface, member=member)
             self._bus.subscribe(match, handler)
+        await self._layout()  # is there a GNOME, and do we hear its signals?
 
     async def _watch_bus(self, bus: Bus) -> None:
         try:

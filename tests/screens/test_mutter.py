@@ -1,0 +1,200 @@
+"""What is GNOME's own: several monitors, its cursor, and what recordings need beside it."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Final
+
+import pytest
+from PIL import Image
+
+from agent.capture.base import Capture, Changes, UnsupportedError
+from agent.capture.mutter.backend import open_mutter
+from sessiond.errors import DisplayError
+from tests.agent.capture.conformance import (
+    BLUE,
+    GREEN,
+    RED,
+    Box,
+    Colour,
+    DrawnDriver,
+    Viewer,
+)
+from tests.fixtures.bus import PrivateBus
+from tests.screens.mutter import Mutter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from Xlib.display import Display
+
+SIZE: Final = (642, 363)
+
+
+class MutterDriver(DrawnDriver):
+    """Mutter, and a window of Xwayland's that covers all monitors."""
+
+    name = "GNOME"
+
+    def __init__(self, mutter: Mutter, display: Display) -> None:
+        super().__init__()
+        self.mutter = mutter
+        self._display = display
+        screen = display.screen()
+        self.size = (screen.width_in_pixels, screen.height_in_pixels)
+        self.window = screen.root.create_window(
+            0, 0, 2048, 2048, 0, screen.root_depth, background_pixel=0, override_redirect=True
+        )
+        self.window.map()
+        display.sync()
+
+    def open(self) -> Capture:
+        with self.mutter.as_its_user():
+            return open_mutter(self.mutter.runtime)
+
+    def draw(self, box: Box, colour: Colour) -> None:
+        red, green, blue = colour
+        gc = self.window.create_gc(foreground=red << 16 | green << 8 | blue)
+        self.window.fill_rectangle(gc, *box)
+        gc.free()
+        self._display.sync()
+
+    def show_cursor(self, size: tuple[int, int], hot: tuple[int, int]) -> None:
+        """Give the window a red cursor."""
+        shape = self.window.create_pixmap(*size, 1)
+        gc = shape.create_gc(foreground=1)
+        shape.fill_rectangle(gc, 0, 0, *size)
+        cursor = shape.create_cursor(shape, (65535, 0, 0), (0, 0, 0), *hot)
+        self.window.change_attributes(cursor=cursor)
+        self._display.sync()
+
+
+@contextlib.contextmanager
+def driven(*monitors: tuple[int, int]) -> Iterator[MutterDriver]:
+    with Mutter(*monitors) as mutter, mutter.x_display() as display:
+        yield MutterDriver(mutter, display)
+
+
+def test_monitors_of_different_heights() -> None:
+    with driven((200, 100), (120, 140)) as driver:
+        driver.mutter.arrange((0, 0, 0), (1, 200, 0))
+        driver.draw((0, 0, 320, 140), BLUE)
+        with Viewer(driver) as viewer:
+            viewer.grab()
+            while not viewer.shows((200, 0, 120, 140), BLUE):
+                viewer.until(Changes.PICTURE)
+                viewer.grab()
+            assert viewer.capture.size == (320, 140)
+            assert viewer.capture.outputs() == ("Meta-0", "Meta-1")
+            assert viewer.shows((0, 0, 200, 100), BLUE)
+            assert viewer.shows((0, 100, 200, 40), (0, 0, 0))
+
+
+def test_monitor_is_turned() -> None:
+    with driven((200, 100)) as driver, Viewer(driver) as viewer:
+        for turns, size, colour in ((1, (100, 200), RED), (0, (200, 100), GREEN)):
+            viewer.settle()
+            driver.mutter.arrange((0, 0, turns))
+            look_again(driver, viewer, size, colour)
+
+
+def test_monitor_is_switched_on() -> None:
+    with driven((200, 100), (120, 140)) as driver:
+        driver.mutter.arrange((0, 0, 0))
+        with Viewer(driver) as viewer:
+            viewer.settle()
+            assert viewer.capture.size == (200, 100)
+            driver.mutter.arrange((0, 0, 0), (1, 200, 0))
+            look_again(driver, viewer, (320, 140), RED)
+
+
+def look_again(driver: MutterDriver, viewer: Viewer, size: tuple[int, int], colour: Colour) -> None:
+    """See a picture of another size, and what is drawn on it."""
+    viewer.until(Changes.PICTURE)
+    frame = viewer.capture.grab(0)
+    assert frame
+    assert frame.changed is None
+    assert (frame.width, frame.height) == viewer.capture.size == size
+    assert f"{size[0]}x{size[1]}" in viewer.capture.describe()
+    viewer.picture = Image.new("RGB", size)
+    corner = (size[0] - 9, 0, 9, 9)
+    driver.draw(corner, colour)
+    while not viewer.shows(corner, colour):
+        viewer.until(Changes.PICTURE)
+        viewer.grab()
+
+
+def test_cursor() -> None:
+    with driven(SIZE) as driver, Viewer(driver) as viewer:
+        viewer.settle()
+        driver.show_cursor((16, 24), (3, 5))
+        driver.mutter.move_pointer(100, 120)
+        while viewer.capture.pointer() != (100, 120):
+            viewer.until(Changes.POINTER)
+        while not ((shape := viewer.capture.cursor()) and shape.width):
+            viewer.until(Changes.CURSOR)
+        assert (shape.width, shape.height, shape.hot_x, shape.hot_y) == (16, 24, 3, 5)
+        assert shape.pixels == bytes((0, 0, 255, 255)) * (16 * 24)
+        # It is not in the picture as well.
+        assert viewer.shows((90, 110, 40, 40), (0, 0, 0))
+        viewer.settle()
+        driver.mutter.move_pointer(300, 20)
+        while viewer.capture.pointer() != (300, 20):
+            viewer.until(Changes.POINTER)
+        assert not viewer.grab()
+        assert viewer.capture.cursor() == shape
+
+
+def test_cursor_after_a_pause() -> None:
+    with driven(SIZE) as driver, Viewer(driver) as viewer:
+        driver.show_cursor((16, 24), (3, 5))
+        driver.mutter.move_pointer(100, 120)
+        viewer.settle()
+        viewer.capture.end()
+        driver.mutter.move_pointer(44, 55)
+        viewer.capture.begin()
+        viewer.grab()
+        while viewer.capture.pointer() != (44, 55):
+            viewer.until(Changes.POINTER)
+        cursor = viewer.capture.cursor()
+        assert cursor
+        assert cursor.width == 16
+
+
+def test_without_pipewire() -> None:
+    with (
+        Mutter(SIZE, pipewire=False, wireplumber=False) as mutter,
+        mutter.as_its_user(),
+        pytest.raises(DisplayError) as caught,
+    ):
+        open_mutter(mutter.runtime)
+    assert str(caught.value).startswith("PipeWire does not run for this session (install")
+    assert not isinstance(caught.value, UnsupportedError)
+
+
+def test_without_wireplumber() -> None:
+    with (
+        Mutter(SIZE, wireplumber=False) as mutter,
+        mutter.as_its_user(),
+        pytest.raises(DisplayError, match=r"install the package wireplumber\)\?$"),
+    ):
+        open_mutter(mutter.runtime)
+
+
+def test_end_of_pipewire() -> None:
+    with driven(SIZE) as driver, Viewer(driver) as viewer:
+        viewer.grab()
+        driver.mutter.pipewire.kill()
+        # Either says so first, Mutter by a recording that is closed.
+        with pytest.raises(DisplayError, match=r"^GNOME.*(PipeWire is gone|pipewire)"):
+            viewer.until(Changes.CURSOR)  # which does not come
+
+
+def test_without_gnome(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match=f"^no GNOME: .*{tmp_path}/bus"):
+        open_mutter(tmp_path)
+    with PrivateBus() as bus:
+        (tmp_path / "bus").symlink_to(bus.address.partition("path=")[2].partition(",")[0])
+        with pytest.raises(UnsupportedError, match=r"^no GNOME: nobody on the session's bus is"):
+            open_mutter(tmp_path)
