@@ -1,10 +1,10 @@
 """What each back-end costs: our capture alone, our agent, and what else shows such a screen.
 
 The same pictures are drawn on an X server and on sway, 30 times a second, and on mutter, 10 times:
-whole ones, and ones of which a small part changes.  Of each round the load alone is a slice, and then each
-program has one.  The server's or compositor's part is what it needs beyond the load alone; a
-compositor that nobody captures may show a window's memory as it is, so the copy that it then does
-not spare counts as well.
+whole ones, and ones of which a small part changes.  Of each round the load alone is a slice, and
+then each program has one.  The server's or compositor's part is what it needs beyond the load
+alone; a compositor that nobody captures may show a window's memory as it is, so the copy that it
+then does not spare counts as well.
 """
 
 import contextlib
