@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from agent.capture.base import MAX_SIDE, Capture, Changes, Cursor, Frame
+from agent.capture.base import MAX_SIDE, SLOTS, Capture, Changes, Cursor, Frame
 from agent.capture.wlroots.canvas import Tile
 from agent.capture.wlroots.compositor import Compositor
 from agent.capture.wlroots.layout import Layout, lay_out
@@ -106,7 +106,8 @@ class WlrootsCapture(Capture):
     def grab(self, slot: int) -> Frame | None:
         self._pictures.held[slot] = None
         with self._connection.translated():
-            self._connection.read()
+            if not all(source.is_fresh for source in self._compositor.sources):
+                self._connection.read()
             self._fetch()
             sources = self._compositor.active
             frame = self._framed(slot, sources) if sources else None
@@ -138,8 +139,11 @@ class WlrootsCapture(Capture):
         return tuple(source.output.name for source in self._compositor.sources)
 
     def close(self) -> None:
-        self._connection.close()
+        for source in self._compositor.sources:
+            source.restart()  # it has no buffers then
+        self._pictures.held[:] = [None] * SLOTS
         self._pictures.forget()
+        self._connection.close()
 
     def _fetch(self) -> None:
         """Have a picture of each output that gives one, and none that has become old."""

@@ -296,8 +296,11 @@ class Conformance:
                 viewer.grab()
 
     def test_everything_is_given_back(self, driver: Driver) -> None:
+        closed = list[Viewer]()  # so that it is not for want of use that things go
+
         def use(*, is_paused: bool) -> None:
             with Viewer(driver) as viewer:
+                closed.append(viewer)
                 viewer.grab()
                 driver.change()
                 viewer.until(Changes.PICTURE)
@@ -309,7 +312,8 @@ class Conformance:
         before = resources()
         for is_paused in (True, False, True):
             use(is_paused=is_paused)
-        assert resources() == before
+        for kind, left in resources().items():
+            assert left == before[kind], f"other {kind} than {before[kind]}: {left}"
 
 
 class DrawnConformance(Conformance):
