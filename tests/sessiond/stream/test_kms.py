@@ -190,6 +190,7 @@ async def test_its_last_words_are_read_before_it_is_let_go(place: Place) -> None
     [opened] = ends.opened
     opened.read_rest()
     assert opened.error == ""
+    opened.grant()  # which it does not hear any more: the kernel tells of that first
     helper.say(pack_control(Failed("the card was unplugged")))
     helper.close()
     opened.read_rest()

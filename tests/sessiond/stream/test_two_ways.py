@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from contextlib import contextmanager
@@ -211,6 +212,21 @@ async def test_without_words_of_the_helpers_the_agents_hold() -> None:
             await it.until_reason(Reason.DISPLAY_REFUSED)
             assert it.statuses[-1].text == "no socket. unknown layout"
             assert end.hear() == [None]
+            end.close()
+
+
+@in_loop
+async def test_the_helpers_words_count_also_where_the_agents_come_first() -> None:
+    async with around() as it:
+        with watching_host(it):
+            it.show("1", CARD)
+            helper, end = kms_helper()
+            helper.read_rest()
+            asyncio.get_running_loop().remove_reader(helper._control)
+            end.say(pack_control(Failed("the card was unplugged")))
+            it.prepared["1"](failing("1", Reason.DISPLAY_REFUSED, "it is gone", helper))
+            await it.until_reason(Reason.DISPLAY_REFUSED)
+            assert it.statuses[-1].text == f"{UNREAD}: the card was unplugged."
             end.close()
 
 
