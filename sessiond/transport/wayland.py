@@ -135,6 +135,8 @@ class Connection:
         return True
 
     def _flush(self) -> None:
+        if not (self.client.has_outgoing or self._outgoing):
+            return
         for piece in self.client.take():
             passed = Passed(piece.fds) if piece.fds else None
             self._outgoing.add(piece.data, passed, self._on_refused)

@@ -30,7 +30,7 @@ class Message:
     """A request or an event: its name, and the types of its arguments as wayland.xml has them.
 
     i, u whole numbers; f fixed; s text; o an object's number, 0 for none; n a new one; a bytes;
-    h a descriptor. ``is_last``: the object is gone then.
+    h a descriptor, of which a message has one at most. ``is_last``: the object is gone then.
     """
 
     def __init__(self, text: str) -> None:
@@ -141,6 +141,11 @@ class Client:
     def __len__(self) -> int:
         """Return how many objects there are, with those that the compositor has not let go of."""
         return len(self._objects)
+
+    @property
+    def has_outgoing(self) -> bool:
+        """Whether ``take`` would return something."""
+        return bool(self._outgoing)
 
     def ask(self, proxy: Proxy, request: str, *arguments: Any) -> None:  # noqa: ANN401
         """Send a request; a descriptor among its arguments is the connection's from now on.
