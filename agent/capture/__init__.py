@@ -14,7 +14,6 @@ _BACKENDS: Final[dict[str, tuple[str, str, Callable[[str], object]]]] = {
     "x11": ("agent.capture.x11.backend", "open_x11", str),  # :0
     "wlroots": ("agent.capture.wlroots.backend", "open_wlroots", str),  # a compositor's socket
     "mutter": ("agent.capture.mutter.backend", "open_mutter", Path),  # the runtime directory
-    "kwin": ("agent.capture.kwin.backend", "open_kwin", str),  # a compositor's socket
     "kms": ("agent.capture.kms.backend", "open_kms", int),  # the descriptor of its helper's socket
     "pattern": ("agent.capture.pattern", "open_pattern", str),  # a size and a rate
 }

@@ -25,7 +25,6 @@ _FINDERS: Final = {
     "x11": ("agent.stream.find_x11", "find_x11"),
     "wlroots": ("agent.stream.find_wayland", "find_wlroots"),
     "mutter": ("agent.stream.find_wayland", "find_mutter"),
-    "kwin": ("agent.stream.find_wayland", "find_kwin"),
 }
 
 
@@ -37,7 +36,10 @@ def open_session_display(config: Config, places: Places) -> Opened:
     names = [name for name in config.capture if name in _FINDERS]
     if not names:
         words = ", ".join(config.capture) or "nothing"
-        raise NoDisplayError(UNSUPPORTED, f"session {config.session} is to be captured by {words}")
+        raise NoDisplayError(
+            UNSUPPORTED,
+            f"session {config.session} is to be captured by {words}, of which its agent has none",
+        )
     end = time.monotonic() + PATIENCE
     refusals = dict[str, NoDisplayError]()
     for name in names:

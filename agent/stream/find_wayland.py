@@ -35,12 +35,25 @@ BUS: Final = "message-bus"
 
 def find_wlroots(config: Config, places: Places, deadline: float) -> Opened:
     """Open the session's compositor, if it has a protocol of wlroots' kind. See ``Find``."""
-    return _find_by_socket("wlroots", config, places, deadline)
-
-
-def find_kwin(config: Config, places: Places, deadline: float) -> Opened:
-    """Open the session's compositor, if it is KWin. See ``Find``."""
-    return _find_by_socket("kwin", config, places, deadline)
+    open_capture = find_backend("wlroots")
+    refusals = dict[str, str]()  # what was wrong -> its code
+    began = time.monotonic()
+    for compositor in _compositors(config, places, deadline):
+        if time.monotonic() > deadline:
+            refusals[f"gave up after {deadline - began:.0f} s"] = NOT_FOUND
+            break
+        rule = SESSION_COMPOSITOR if compositor.is_of_session else USER_COMPOSITOR
+        try:
+            capture = _captured(partial(open_capture, compositor.path))
+            opened = Opened(capture, rule, compositor.name, backend="wlroots")
+            return _placed(opened, compositor, config, places)
+        except NoDisplayError as error:
+            text = f"{error} ({rule})"
+            refusals[text] = error.reason
+            log.info("refused: %s", text)
+    reason = min(refusals.values(), key=MOST_TELLING.index)
+    texts = [text for text, code in refusals.items() if code == reason]
+    raise NoDisplayError(reason, "; ".join(texts))
 
 
 def find_mutter(config: Config, places: Places, deadline: float) -> Opened:
@@ -58,28 +71,6 @@ def find_mutter(config: Config, places: Places, deadline: float) -> Opened:
         return _placed(opened, compositor, config, places)
     except NoDisplayError as error:
         raise NoDisplayError(error.reason, f"{error} ({BUS})") from None
-
-
-def _find_by_socket(backend: str, config: Config, places: Places, deadline: float) -> Opened:
-    open_capture = find_backend(backend)
-    refusals = dict[str, str]()  # what was wrong -> its code
-    began = time.monotonic()
-    for compositor in _compositors(config, places, deadline):
-        if time.monotonic() > deadline:
-            refusals[f"gave up after {deadline - began:.0f} s"] = NOT_FOUND
-            break
-        rule = SESSION_COMPOSITOR if compositor.is_of_session else USER_COMPOSITOR
-        try:
-            capture = _captured(partial(open_capture, compositor.path))
-            opened = Opened(capture, rule, compositor.name, backend=backend)
-            return _placed(opened, compositor, config, places)
-        except NoDisplayError as error:
-            text = f"{error} ({rule})"
-            refusals[text] = error.reason
-            log.info("refused: %s", text)
-    reason = min(refusals.values(), key=MOST_TELLING.index)
-    texts = [text for text, code in refusals.items() if code == reason]
-    raise NoDisplayError(reason, "; ".join(texts))
 
 
 def _compositors(config: Config, places: Places, deadline: float) -> list[Compositor]:

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 _WORST_FIRST: Final = (UNSUPPORTED, REFUSED, NOT_FOUND)
 
-_OTHERS: Final = frozenset({"wlroots", "mutter", "kwin"})
+_OTHERS: Final = frozenset({"wlroots", "mutter"})
 _XORG_REMEDY: Final = (
     ": log in to an Xorg session (GDM: the cog wheel at the password, or WaylandEnable=false under "
     "[daemon] in its custom.conf or daemon.conf; Plasma: 'Plasma (X11)' in the session menu)"

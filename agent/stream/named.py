@@ -38,7 +38,7 @@ def named_opener(options: argparse.Namespace, environ: Mapping[str, str]) -> Cal
 
 def _default(backend: str, environ: Mapping[str, str]) -> str:
     """Return the name of the display that a program without a word on it would take."""
-    if backend not in {"wlroots", "kwin", "mutter"}:
+    if backend not in {"wlroots", "mutter"}:
         return ""  # the back-end knows it
     runtime = environ.get("XDG_RUNTIME_DIR", "")
     if not runtime:

@@ -214,9 +214,9 @@ def test_which_compositor_is_the_first(places: Places) -> None:
 
 
 def test_no_back_end_for_the_sessions_agent(places: Places) -> None:
-    assert refusal(config(capture=("kms", "later")), places) == (
-        "type-unsupported", "session c1 is to be captured by kms, later",
-    )  # fmt: skip
+    reason, text = refusal(config(capture=("kms", "later")), places)
+    assert reason == "type-unsupported"
+    assert text == "session c1 is to be captured by kms, later, of which its agent has none"
 
 
 @pytest.mark.parametrize(
