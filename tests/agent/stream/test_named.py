@@ -1,6 +1,7 @@
 """The display that the command line or the environment names."""
 
 import argparse
+import gc
 from collections.abc import Mapping
 from contextlib import closing
 
@@ -49,6 +50,7 @@ def test_opened_by_name() -> None:
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # python-xlib's
 def test_which_it_is(argv: tuple[str, ...], environ: dict[str, str], where: str) -> None:
     assert where in complaint(argv, environ)
+    gc.collect()  # while the warning is ignored
 
 
 @pytest.mark.parametrize(
