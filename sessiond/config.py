@@ -22,7 +22,7 @@ MAX_FILE: Final = 1 << 20  # bytes; a configuration has a few hundred
 MAX_SOCKET_PATH: Final = 107
 """Bytes: sockaddr_un has room for 108, the NUL at the end among them (unix(7))."""
 
-_BACKENDS: Final = ("x11", "wlroots", "mutter", "kwin", "kms")
+_BACKENDS: Final = ("x11", "wlroots", "mutter", "kms")
 _MAX_ENCODERS: Final = 16  # names, of a handful that there are
 
 Value = str | int | float | bool | tuple[str, ...]

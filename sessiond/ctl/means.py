@@ -8,14 +8,13 @@ from typing import Final
 from sessiond.ctl.client import Properties
 from sessiond.ctl.findings import FAIL, OK, SKIP, Answer, Findings
 from sessiond.ctl.view import safe
-from sessiond.logind.routes import asks_its_user
+from sessiond.logind.routes import is_gnome
 from sessiond.model import KMS
 
-_OVER_PIPEWIRE: Final = frozenset({"mutter", "kwin"})
 _NOT_SHOWN: Final = "text consoles, and what offers no other way, are not shown"
 _GIVE_CARD: Final = "Give the VM a video device that the kernel has a driver for, such as virtio."
 _START_HELPER: Final = "Start it: systemctl start spice-sessiond-kms.socket."
-_NEEDED_BY: Final = "Sessions of GNOME and KDE on Wayland need it"
+_NEEDED_BY: Final = "Sessions of GNOME on Wayland need it"
 
 
 def graphics_card(found: Findings) -> Answer:
@@ -36,7 +35,7 @@ def graphics_card(found: Findings) -> Answer:
 
 
 def pipewire(found: Findings) -> Answer:
-    """Judge what GNOME and KDE hand out their picture by."""
+    """Judge what GNOME hands out its picture by."""
     missing = _missing(found)
     if not missing:
         return OK, "is there"
@@ -62,4 +61,4 @@ def _needs_pipewire(front: Properties) -> bool:
     if front.get("Type") != "wayland":
         return False
     backend = front.get("Backend")
-    return backend in _OVER_PIPEWIRE or (not backend and asks_its_user(str(front.get("Desktop"))))
+    return backend == "mutter" or (not backend and is_gnome(str(front.get("Desktop"))))

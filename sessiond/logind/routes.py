@@ -14,7 +14,7 @@ from typing import Final
 from sessiond.model import KMS, Session
 
 AUTO: Final = ("auto",)
-_WAYLAND: Final = ("wlroots", "mutter", "kwin", KMS)
+_WAYLAND: Final = ("wlroots", "mutter", KMS)
 _OF_TYPE: Final[Mapping[str, tuple[str, ...]]] = {
     "x11": ("x11", KMS),
     "wayland": _WAYLAND,
@@ -24,7 +24,8 @@ _OF_OTHERS: Final = (KMS,)
 
 # Words of Desktop (the session's file without .desktop, most often) whose compositor is GNOME's
 # or KDE's, which ask their user before anybody sees the screen.
-_ASKING: Final = re.compile(r"gnome|kde|plasma|\b(ubuntu|pop|zorin|endless)\b", re.IGNORECASE)
+_GNOME: Final = re.compile(r"gnome|\b(ubuntu|pop|zorin|endless)\b", re.IGNORECASE)
+_KDE: Final = re.compile(r"kde|plasma", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,9 +76,9 @@ def _is_free(session: Session) -> bool:
     if session.cls in {"greeter", "lock-screen"} or session.type in {"x11", "tty"}:
         return True
     is_named = session.type == "wayland" and bool(session.desktop)
-    return is_named and not asks_its_user(session.desktop)
+    return is_named and not (is_gnome(session.desktop) or _KDE.search(session.desktop))
 
 
-def asks_its_user(desktop: str) -> bool:
-    """Whether that is GNOME or KDE, by logind's Desktop."""
-    return bool(_ASKING.search(desktop))
+def is_gnome(desktop: str) -> bool:
+    """Whether that is GNOME, by logind's Desktop."""
+    return bool(_GNOME.search(desktop))

@@ -62,7 +62,7 @@ def test_shown(session: Session) -> None:
     assert decide(seat(session), ANYBODY) == Decision(session.id, route=("x11",))
 
 
-_TTY = ("x11", "wlroots", "mutter", "kwin")
+_TTY = ("x11", "wlroots", "mutter")
 
 
 def test_startx_is_shown_when_its_display_is_proven() -> None:
@@ -151,7 +151,7 @@ NO_KMS = Policy(capture=Capture(kms="off"))
 def test_a_wayland_session_is_shown_and_what_else_would_show_it_is_told() -> None:
     assert decide(seat(WAYLAND, has_card=True), ANYBODY).route[-1] == "kms"
     decision = decide(seat(GNOME, has_card=True), ANYBODY)
-    assert (decision.session, decision.route) == ("3", ("wlroots", "mutter", "kwin"))
+    assert (decision.session, decision.route) == ("3", ("wlroots", "mutter"))
     assert 'capture.kms = "all"' in decision.remedy
     assert "no graphics card" in decide(seat(WAYLAND), ANYBODY).remedy
     assert not decide(seat(WAYLAND, has_card=True), ANYBODY).remedy

@@ -8,7 +8,7 @@ from sessiond.logind.routes import Capture, routes
 from sessiond.model import Session, console
 
 X11 = ("x11",)
-WAYLAND = ("wlroots", "mutter", "kwin")
+WAYLAND = ("wlroots", "mutter")
 TTY = X11 + WAYLAND
 KMS = ("kms",)
 
@@ -64,13 +64,13 @@ def test_kms_needs_a_vt_to_see_that_it_is_in_front() -> None:
     assert routes(session("x11", vt=0), Capture(kms="all"), has_card=True) == X11
 
 
-ORDER = ("kwin", "x11", "kms")
+ORDER = ("mutter", "x11", "kms")
 ORDERED = {
     "X11": (session("x11"), Capture(order=ORDER), ("x11", "kms")),
-    "Wayland": (session("wayland", "sway"), Capture(order=ORDER), ("kwin", "kms")),
-    "GNOME": (session("wayland", "GNOME"), Capture(order=ORDER), ("kwin",)),
+    "Wayland": (session("wayland", "sway"), Capture(order=ORDER), ("mutter", "kms")),
+    "GNOME": (session("wayland", "GNOME"), Capture(order=ORDER), ("mutter",)),
     "GNOME, by order": (
-        session("wayland", "GNOME"), Capture(order=ORDER, kms="all"), ("kwin", "kms")
+        session("wayland", "GNOME"), Capture(order=ORDER, kms="all"), ("mutter", "kms")
     ),
     "nothing fits": (session("wayland", "sway"), Capture(order=X11), ()),
     "text has its own": (session("tty"), Capture(order=X11), TTY + KMS),

@@ -60,7 +60,7 @@ async def test_the_card_is_read_where_the_users_agent_finds_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("route", "expected"), [(CARD, CARD), (OWN, OWN), ((), ()), (("kwin", "kms"), ("kwin",))]
+    ("route", "expected"), [(CARD, CARD), (OWN, OWN), ((), ()), (("mutter", "kms"), ("mutter",))]
 )
 @in_loop
 async def test_what_is_tried_first(route: tuple[str, ...], expected: tuple[str, ...]) -> None:
@@ -152,6 +152,20 @@ async def test_what_was_refused_waits_for_an_event(monkeypatch: pytest.MonkeyPat
     await it.due.until(lambda: it.next() == OWN)
     it.ways.look_again(SESSION)
     assert len(it.looks) == 1
+
+
+@in_loop
+async def test_what_is_lost_again_and_again_is_given_up_too() -> None:
+    it, clock = Around(), Clock()
+    for wait in (3, 5, 9, 18):
+        it.ways.refuse("3", BOTH, REFUSED, "it is gone", is_lost=True)
+        assert it.next() == CARD
+        await it.wait(clock, wait)
+        assert it.next() == OWN
+        it.ways.recover("3", is_kms=False)
+    it.ways.refuse("3", BOTH, REFUSED, "it is gone", is_lost=True)
+    await it.wait(clock, 3600)
+    assert it.next() == CARD
 
 
 @pytest.mark.parametrize("change", [{"type": "x11"}, {"display": ":1"}])
