@@ -10,6 +10,8 @@ GUEST ?= trixie
 # At the same time: these tests wait most of their time, for a picture or its absence.
 E2E ?= 3
 UNIT ?= 2
+# Parts of an agent of commands: they start many processes, and come with the whole ones.
+COMMANDS := tests/agent/qrexec tests/agent/terminal
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint unit e2e test-commands test-codecs test-screens fuzz bench \
@@ -39,13 +41,13 @@ lint: setup ## style, types, import contract, data directories
 	$(PYTEST) -q tests/lint
 
 unit: setup ## the parts, on a real X server
-	$(PYTEST) -q -n $(UNIT) --dist loadfile tests/sessiond tests/agent tests/bench
+	$(PYTEST) -q -n $(UNIT) --dist loadfile $(COMMANDS:%=--ignore %) tests/sessiond tests/agent tests/bench
 
 e2e: setup ## agent and daemon between real X servers and a real SPICE host and client
 	$(PYTEST) -q -n $(E2E) --dist loadfile tests/host tests/stream tests/daemon
 
 test-commands: setup ## whole agents of commands: hundreds at once, peers that vanish; terminals
-	$(PYTEST) -q -n $(E2E) --dist loadfile tests/commands tests/terminals
+	$(PYTEST) -q -n $(E2E) --dist loadfile tests/commands tests/terminals $(COMMANDS)
 
 test-codecs: setup ## video codecs, from an X server to a real SPICE client's decoders
 	$(PYTEST) -q -n $(E2E) --dist load tests/codecs

@@ -125,7 +125,8 @@ def pick(
     EncoderError where not even that is possible.
     """
     is_auto = AUTO in wanted
-    first_obstacle = ""
+    unknown = unknown_names(wanted[:1], encoders)
+    first_obstacle = f"there is no codec {unknown[0]!r}" if unknown else ""
     for encoder in order(encoders, wanted, is_small=choice.is_small):
         if not (obstacle := demand.obstacle(encoder)):
             reasons = [choice.why if is_auto else "", first_obstacle]
@@ -148,6 +149,12 @@ def order(
     return list(dict.fromkeys(found))
 
 
+def unknown_names(names: Sequence[str], encoders: Sequence[EncoderType]) -> list[str]:
+    """Return those of ``names`` that are neither an encoder, nor a codec of one, nor "auto"."""
+    known = {AUTO, *(name for encoder in encoders for name in _names(encoder))}
+    return [name for name in names if name not in known]
+
+
 def checked_names(
     names: Sequence[str],
     encoders: Sequence[EncoderType],
@@ -157,16 +164,15 @@ def checked_names(
     """Return ``names`` as they are: of encoders and codecs, or "auto".
 
     Raises UsageError for a name that none of them has; but with ``on_unknown`` that is called with
-    what is wrong, and the name left out.
+    what is wrong.
     """
-    known = [AUTO, *(name for encoder in encoders for name in _names(encoder))]
-    for name in names:
-        if name not in known:
-            text = f"codec {name!r}: there is none, only {', '.join(dict.fromkeys(known))}"
-            if not on_unknown:
-                raise UsageError(text)
-            on_unknown(text)
-    return tuple(name for name in names if name in known)
+    known = dict.fromkeys([AUTO, *(name for encoder in encoders for name in _names(encoder))])
+    for name in unknown_names(names, encoders):
+        text = f"codec {name!r}: there is none, only {', '.join(known)}"
+        if not on_unknown:
+            raise UsageError(text)
+        on_unknown(text)
+    return tuple(names)
 
 
 def _names(encoder: EncoderType) -> tuple[str, str]:

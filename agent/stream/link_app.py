@@ -25,8 +25,8 @@ def codec_maker(
     """Return what makes codecs as the daemon wishes; options of the command line come first.
 
     ``wanted``, if there are any, are taken in place of the daemon's codecs. Of the daemon's words,
-    a name that no encoder here knows is logged and left out: its configuration may be older than
-    what is installed, or for other encoders.
+    a name that no encoder here knows is logged: its configuration may be older than what is
+    installed, or for other encoders.
     """
 
     def make(config: Config) -> Codecs:

@@ -60,9 +60,8 @@ class Pipeline:
         self._encoding: Encoding | None = None
         self._stream = 0
         self._captured: Frame | None = None
-        self._encoded: Encoded | SessiondError | None = (
-            None  # what was captured, if it is so already
-        )
+        # What was captured, if it is encoded already.
+        self._encoded: Encoded | SessiondError | None = None
         self._sent_size = 0  # bytes of the newest frame
         self._left_out: frozenset[int] | None = None  # what changed in frames nobody encoded
         self._free_slots = set(range(SLOTS))

@@ -100,6 +100,8 @@ class Offer:
             sock, _ = listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return None  # it has gone
+        except OSError as error:  # no descriptors left, or no memory
+            raise HandoverError(f"cannot hear who wants it: {error.strerror}") from error
         with sock:
             return self._serve(sock)
 

@@ -135,6 +135,8 @@ def start(
     except OSError as error:
         process.kill()
         process.wait()
+        if master:
+            master.close()
         raise StartError(f"cannot watch it: {error.strerror}", PROBLEM) from error
     if starter:
         starter.guard(process.pid, started.pidfd.fileno())

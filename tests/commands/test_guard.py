@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.agent.user.daemon import Daemon, environment, start
-from tests.commands.ordering import Orders, holdings, null, wait_count, wait_process
+from tests.commands.ordering import Orders, holdings, wait_count, wait_process
 from tests.commands.test_runs import SHELLS, USER
 from tests.fixtures.processes import family
 from tests.fixtures.qrexec import Agent as QrexecAgent
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.agent.user.daemon import Daemon
     from tests.fixtures.child import Child
 
 STOP = "kill -STOP $QREXEC_AGENT_PID; echo $QREXEC_AGENT_PID >&9; sleep 1000"
@@ -35,31 +35,6 @@ def going_on_at_last(witness: Witness) -> Iterator[None]:
     finally:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
-
-
-@pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    with Daemon(tmp_path) as daemon:
-        yield daemon
-
-
-@pytest.fixture
-def agent(daemon: Daemon, tmp_path: Path) -> Iterator[Child]:
-    with start(daemon, environment(tmp_path)) as agent:
-        yield agent
-
-
-@pytest.fixture
-def orders(daemon: Daemon, agent: Child) -> Iterator[Orders]:
-    del agent  # which is to have been started
-    with daemon.accept() as connection:
-        yield Orders(connection)
-
-
-@pytest.fixture
-def nothing() -> Iterator[int]:
-    with null() as fd:
-        yield fd
 
 
 def test_a_killed_agent_is_the_end_of_its_programs(

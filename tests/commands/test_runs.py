@@ -7,7 +7,6 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import pytest
 from agent.user.running import GRACE
 from sessiond.errors import CommandError
 from sessiond.wire import rpc
-from tests.agent.user.daemon import Daemon, environment, start
+from tests.agent.user.daemon import Daemon, start
 from tests.commands.ordering import Orders, holdings, null, pipe, send, settle, wait_count
 from tests.fixtures.child import Child
 from tests.fixtures.deadmount import dead_mount
@@ -26,36 +25,6 @@ from tests.fixtures.witness import Witness
 USER = getpass.getuser()
 COUNT = 200
 AT_ONCE = 64  # calls that an agent answers at one time
-
-
-@pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    with Daemon(tmp_path) as daemon:
-        yield daemon
-
-
-@pytest.fixture
-def env(tmp_path: Path) -> dict[str, str]:
-    return environment(tmp_path)
-
-
-@pytest.fixture
-def agent(daemon: Daemon, env: dict[str, str]) -> Iterator[Child]:
-    with start(daemon, env) as agent:
-        yield agent
-
-
-@pytest.fixture
-def orders(daemon: Daemon, agent: Child) -> Iterator[Orders]:
-    del agent  # which is to have been started
-    with daemon.accept() as connection:
-        yield Orders(connection)
-
-
-@pytest.fixture
-def nothing() -> Iterator[int]:
-    with null() as fd:
-        yield fd
 
 
 # Its streams.

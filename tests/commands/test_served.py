@@ -4,7 +4,7 @@ import getpass
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from agent.user.running import GRACE
 from sessiond.errors import CommandError
 from tests.agent.qrexec.peer import STDIN, STDOUT, Gone, Peer
-from tests.agent.user.daemon import Daemon, environment, start
+from tests.agent.user.daemon import Daemon
 from tests.commands.ordering import Orders, holdings, null, pipe, settle, wait_count, wait_process
 from tests.fixtures.child import Child
 from tests.fixtures.processes import family
@@ -20,25 +20,6 @@ from tests.fixtures.witness import Witness
 
 USER = getpass.getuser()
 COUNT = 200
-
-
-@pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    with Daemon(tmp_path) as daemon:
-        yield daemon
-
-
-@pytest.fixture
-def agent(daemon: Daemon, tmp_path: Path) -> Iterator[Child]:
-    with start(daemon, environment(tmp_path)) as agent:
-        yield agent
-
-
-@pytest.fixture
-def orders(daemon: Daemon, agent: Child) -> Iterator[Orders]:
-    del agent  # which is to have been started
-    with daemon.accept() as connection:
-        yield Orders(connection)
 
 
 def served(orders: Orders, command: str) -> tuple[tuple[bytes, bytes, int], tuple[int, int]]:
@@ -108,12 +89,10 @@ def test_a_detached_one(orders: Orders, tmp_path: Path) -> None:
 
 def _writer(path: Path) -> int:
     """Return the pid of a process that writes to a FIFO."""
-    for folder in Path("/proc").glob("[0-9]*/fd/9"):
-        try:
-            if folder.readlink() == path:
-                return int(folder.parts[2])
-        except OSError:
-            continue
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        with suppress(OSError):  # gone, or one that shows nobody what it has open
+            if os.readlink(f"/proc/{pid}/fd/9") == str(path):
+                return int(pid)
     raise AssertionError(path)
 
 

@@ -18,7 +18,7 @@ import pytest
 from sessiond.errors import CommandError
 from sessiond.transport.terminal_passing import receive_master
 from tests.agent.qrexec.services import ME
-from tests.agent.user.daemon import Daemon, environment, start
+from tests.agent.user.daemon import Daemon
 from tests.commands.ordering import Orders, holdings, null, pipe, settle
 from tests.fixtures.child import ROOT
 from tests.fixtures.qrexec import Agent, Host
@@ -36,25 +36,6 @@ COUNT: Final = 100
 SIZE: Final = {"columns": 90, "rows": 30}
 SHELL: Final = ("bash", "--norc", "-i")
 ENV: Final = {"PS1": "$ ", "TERM": "dumb"}
-
-
-@pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    with Daemon(tmp_path) as daemon:
-        yield daemon
-
-
-@pytest.fixture
-def agent(daemon: Daemon, tmp_path: Path) -> Iterator[Child]:
-    with start(daemon, environment(tmp_path)) as agent:
-        yield agent
-
-
-@pytest.fixture
-def orders(daemon: Daemon, agent: Child) -> Iterator[Orders]:
-    del agent  # which is to have been started
-    with daemon.accept() as connection:
-        yield Orders(connection)
 
 
 def ask(orders: Orders, *argv: str, **more: object) -> tuple[int, dict[str, Any], socket.socket]:

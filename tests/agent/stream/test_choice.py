@@ -220,7 +220,7 @@ def test_names() -> None:
     ):
         checked_names(["vp8", "av1"], ALL)
     complaints = list[str]()
-    assert checked_names(["", "vp8"], ALL, on_unknown=complaints.append) == ("vp8",)
+    assert checked_names(["", "vp8"], ALL, on_unknown=complaints.append) == ("", "vp8")
     assert len(complaints) == 1
 
 
@@ -232,6 +232,9 @@ Pick = tuple[list[str], Choice, Demand, type[Encoder], str]
 PICKS: dict[str, Pick] = {
     "mjpeg": ([AUTO], MJPEG, FULL, Jpeg, ""),
     "the host is slow": ([AUTO], SLOW, FULL, Vp8Card, "slow"),
+    "a name that is none": (["vpx"], MJPEG, FULL, Jpeg, "there is no codec 'vpx'"),
+    "and another one": (["vpx", "vp9"], MJPEG, FULL, Vp9, "there is no codec 'vpx'"),
+    "one that is not needed": (["vp9", "vpx"], MJPEG, FULL, Vp9, ""),
     "and does not decode vp8": (
         [AUTO], SLOW, Demand((1, 4), None), Vp9, "slow; the host does not decode vp8"
     ),

@@ -237,7 +237,7 @@ async def test_line_tells_what_the_way_to_the_host_takes() -> None:
     [
         ((), ("auto",), ("auto",), 0),
         ((), ("vp8", "mjpeg"), ("vp8", "mjpeg"), 0),
-        ((), ("av1", "vp8"), ("vp8",), 1),
+        ((), ("av1", "vp8"), ("av1", "vp8"), 1),
         (("jpeg",), ("av1", "vp8"), ("jpeg",), 0),
     ],
 )
