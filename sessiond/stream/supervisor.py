@@ -120,18 +120,22 @@ class Supervisor:
         for key, it in self._sessions.items():
             if key not in sessions or sessions[key].uid != it.uid:
                 self._agents.outdate(key)
-        self._is_informed = True
+        was_informed, self._is_informed = self._is_informed, True
         self._decision, self._sessions = decision, sessions
+        # Who was not shown may have left something on what is a console now.
+        is_end = had.session or (was_informed and self._is_console(decision.session))
         if not is_gap:
             self._end_grace()
-        elif had.session and not had_console and not self._grace:
+        elif is_end and not had_console and not self._grace:
             self._grace = self._loop.call_later(self._settings.grace, self._grace_is_over)
         wanted = self._candidate()
         self._recency.note(wanted, sessions)
-        if wanted and wanted != (had.session or had.probe):
-            self._ways.forgive([wanted])
         agent = self._agents.get(wanted)
-        if agent and agent.is_kms and KMS not in decision.route:
+        is_read = agent is not None and agent.is_kms and not agent.is_stopping
+        # Where the card goes on being read, as after a gap, there is still a reason for it.
+        if wanted and wanted != (had.session or had.probe) and not is_read:
+            self._ways.forgive([wanted])
+        if agent and is_read and KMS not in decision.route:
             agent.stop()  # it was allowed until now
         self._settle()
 
@@ -371,7 +375,9 @@ class Supervisor:
     def _prepared(self, start: AgentStart) -> None:
         wanted = self._wanted()  # who is not any more, has come too late
         is_current = self._agents.end_look_up(start.key) and not self._is_closed
-        allowed = wanted.run if start.helper else wanted.run | wanted.keep
+        allowed = wanted.run | wanted.keep
+        if start.helper:  # and what was allowed when it was asked for
+            allowed = wanted.run if KMS in self._route(start.key) else frozenset()
         if is_current and start.key in allowed:
             self._launch(start)
         else:
@@ -407,7 +413,8 @@ class Supervisor:
     def _suspect(self, agent: Agent, end: Exit) -> None:
         key, reason, text = agent.key, Reason(end.reason), end.sentence
         route = self._route(key)
-        if agent.is_kms or not self._ways.refuse(key, route, reason, text):
+        is_lost = end.was_ready
+        if agent.is_kms or not self._ways.refuse(key, route, reason, text, is_lost=is_lost):
             self._ways.fail(key, reason, text, is_probe=key == self._decision.probe)
 
     def _leave_card(self, key: str) -> None:
@@ -496,6 +503,13 @@ class Supervisor:
                 is_stalled=self._is_stalled,
             )
         )
+
+
+def _uses_other(agent: Agent, route: Sequence[str]) -> bool:
+    """Return whether an agent captures by what is not in the route."""
+    if agent.is_kms:
+        return KMS not in route
+    return agent.ready is not None and _backend(agent.ready) not in route
 
 
 def _backend(ready: Ready) -> str:

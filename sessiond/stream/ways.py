@@ -86,16 +86,19 @@ class Ways:
         """Take note likewise of what only an event can change."""
         self._failed.rest(key, reason, text)
 
-    def refuse(self, key: str, route: Route, reason: Reason, text: str) -> bool:
+    def refuse(
+        self, key: str, route: Route, reason: Reason, text: str, *, is_lost: bool = False
+    ) -> bool:
         """Take note of why a user's agent has ended; return whether the other way is left.
 
-        What is not there is looked for again some times; what was refused waits for an event.
+        What is not there is looked for again some times, and so is what was there and is lost; what
+        was refused waits for an event.
         """
         if KMS not in route or reason not in _NO_DISPLAY:
             return False
         if self._refused.explain(key) != (reason, text):
             log.info("session %s is read from the graphics card (%s): %s", key, reason, text)
-        if reason is Reason.NO_DISPLAY_FOUND:
+        if is_lost or reason is Reason.NO_DISPLAY_FOUND:
             self._refused.add(key, reason, text, is_probe=True)
         else:
             self._refused.rest(key, reason, text)
@@ -105,7 +108,7 @@ class Ways:
         """Take note that its agent works."""
         self._failed.recover(key)
         if not is_kms:
-            self._refused.forgive([key])
+            self._refused.recover(key)
 
     def look_again(self, session: Session) -> None:
         """See, where that is due, whether this session's own agent would find something now.

@@ -62,11 +62,14 @@ while piece := link.recv(4096):
             is_told = is_told or bool(signal.sigwait([signal.SIGUSR1]))
             message({int(device.Type.DATA)}, bytes(size))
 """
-# argv: a reason and a text, and --link-fd N at the end. It says so, and has failed.
+# argv: a reason, a text, whether it has had a display, and --link-fd N at the end. It says so, and
+# has failed.
 FAILING: Final = f"""
 import json, socket, struct, sys
 body = json.dumps({{"reason": sys.argv[1], "text": sys.argv[2]}}).encode()
 link = socket.socket(fileno=int(sys.argv[-1]))
+if sys.argv[3] == "ready":
+    link.sendall(bytes.fromhex("{READY.hex()}"))
 link.sendall(struct.pack("<BBHI", 1, 0, {int(LinkType.FAILED)}, len(body)) + body)
 """
 # Nobody here shows a sentence, but where a test wants one.
@@ -82,9 +85,12 @@ def start_of(key: str, helper: KmsHelper | None = None) -> AgentStart:
     return AgentStart(key, python(AGENT, str(size)), {}, Config(key, 1000), helper)
 
 
-def failing(key: str, reason: Reason, text: str, helper: KmsHelper | None = None) -> AgentStart:
-    """Return how one is started that says this, and ends."""
-    return AgentStart(key, python(FAILING, reason, text), {}, Config(key, 1000), helper)
+def failing(
+    key: str, reason: Reason, text: str, helper: KmsHelper | None = None, *, was_ready: bool = False
+) -> AgentStart:
+    """Return how one is started that says this, and ends; perhaps it has been ready before."""
+    command = python(FAILING, reason, text, "ready" if was_ready else "")
+    return AgentStart(key, command, {}, Config(key, 1000), helper)
 
 
 def python(code: str, *arguments: str) -> list[str]:

@@ -41,6 +41,7 @@ CARD: Final = ("kms",)
 BOTH: Final = (*OWN, *CARD)
 NONE: Final = Reason.NO_DISPLAY_FOUND
 NOBODY: Final = Decision("", Reason.PAUSED_BY_ADMIN, "paused")
+NOT_NOW: Final = Decision("", Reason.NO_ACTIVE_SESSION, "No session is active.")
 UNREAD: Final = "The picture is not read from the graphics card"
 
 
@@ -172,13 +173,12 @@ async def test_it_may_look_only_while_the_host_asks() -> None:
 @in_loop
 async def test_in_a_gap_it_stays_without_leave() -> None:
     """A session that is away for a moment, as while logind is restarted, comes back soon."""
-    nobody = Decision("", Reason.NO_ACTIVE_SESSION, "No session is active.")
     async with around(replace(SETTINGS, grace=60.0)) as it:
         with watching_host(it):
             await show_card(it)
             with given_card(it, "1") as helper:
                 await it.until_reason(Reason.OK)
-                it.supervisor.on_decision(nobody, SESSIONS, is_gap=True)
+                it.supervisor.on_decision(NOT_NOW, SESSIONS, is_gap=True)
                 assert helper.hear() == [Grant(True), Grant(False)]
                 it.show("1", BOTH)
                 await it.until_reason(Reason.OK)
@@ -350,6 +350,55 @@ async def test_a_display_that_the_card_shows_proves_nothing() -> None:
     assert not proven
 
 
+@in_loop
+async def test_after_a_gap_it_is_still_looked_for_something_of_the_sessions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ways, "FIRST_LOOK", 0.01)
+    async with around(replace(SETTINGS, grace=60.0)) as it:
+        with watching_host(it):
+            await show_card(it)
+            with given_card(it, "1"):
+                await it.until_reason(Reason.OK)
+                it.supervisor.on_decision(NOT_NOW, SESSIONS, is_gap=True)
+                it.show("1", BOTH)
+                await it.until_reason(Reason.OK)
+                text = "Session 1 is read from the graphics card: no socket."
+                assert it.statuses[-1].text == text
+                await it.signal.until(lambda: bool(it.looks))
+                it.looks.pop()(True)
+                await it.until_asked("1", OWN)
+
+
+@in_loop
+async def test_what_is_not_allowed_any_more_is_not_begun() -> None:
+    """The helper opens the card while the configuration is reloaded."""
+    async with around() as it:
+        with watching_host(it):
+            await show_card(it)
+            it.show("1", OWN)
+            with given_card(it, "1") as helper:
+                assert helper.hear() == [None]
+            assert it.asked[-1] == ("1", OWN)
+
+
+@in_loop
+async def test_a_display_that_is_lost_is_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compositor that crashes is started again, most often."""
+    monkeypatch.setattr(ways, "FIRST_LOOK", 0.01)
+    async with around() as it:
+        with watching_host(it):
+            it.show("1", BOTH)
+            lost = failing("1", Reason.DISPLAY_REFUSED, "it is gone", was_ready=True)
+            it.prepared["1"](lost)
+            await it.until_asked("1", CARD)
+            with given_card(it, "1"):
+                await it.until_reason(Reason.OK)
+                await it.signal.until(lambda: bool(it.looks))
+                it.looks.pop()(True)
+                await it.until_asked("1", OWN)
+
+
 CONSOLES: Final = {vt: console("seat0", vt) for vt in (3, 4)}
 
 
@@ -388,6 +437,19 @@ async def test_the_gap_of_a_login_is_no_console_before_the_grace_is_over() -> No
             assert not agent.is_stopping
             await it.until_asked("tty3", CARD)
             await it.until_ended("1")
+
+
+@in_loop
+async def test_where_somebody_was_who_is_not_shown_is_no_console_yet() -> None:
+    """What they have left there may still be on the screen."""
+    denied = Decision("", Reason.SESSION_DENIED, "denied")
+    async with around(replace(SETTINGS, grace=0.05)) as it:
+        with watching_host(it):
+            it.supervisor.on_decision(denied, SESSIONS, is_gap=False)
+            show_console(it, 3, {})
+            show_console(it, 3, {})
+            assert not it.asked
+            await it.until_asked("tty3", CARD)
 
 
 @in_loop
