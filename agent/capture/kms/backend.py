@@ -95,8 +95,7 @@ class KmsCapture(Capture):
             if helper in ready:
                 raise DisplayError("the KMS helper has ended")
             if told:
-                self._front.arm()
-                self._look()
+                self._look_at_front()
             elif wake_fd in ready:
                 break
             else:
@@ -108,13 +107,16 @@ class KmsCapture(Capture):
     def grab(self, slot: int) -> Frame | None:
         for _ in range(_TRIES):
             with self._seen() as picture:
-                if picture:
-                    self._awaits_grab = False
-                    self._pace.due = time.monotonic() + self._pace.interval
-                    return self._slots.take(slot, picture)
-                if self._unavailable:
-                    self._awaits_grab = False
-                    return None
+                frame = self._slots.take(slot, picture) if picture else None
+            if frame and self._front.has_changed():
+                # All text consoles share one buffer: this may be somebody else's by now.
+                self._slots.forget()
+                self._look_at_front()
+                frame = None
+            if frame or self._unavailable:
+                self._awaits_grab = False
+                self._pace.due = time.monotonic() + self._pace.interval
+                return frame
         raise DisplayError("the screen's buffers change faster than they can be captured")
 
     def cursor(self) -> Cursor | None:
@@ -136,6 +138,10 @@ class KmsCapture(Capture):
             if picture and self._slots.differs(picture):
                 self._changes |= Changes.PICTURE
         self._pace.on_looked(time.monotonic(), is_new=bool(self._changes))
+
+    def _look_at_front(self) -> None:
+        self._front.arm()
+        self._look()
 
     def _look(self) -> None:
         """Take over how large the screen is, which needs no leave of the daemon's."""

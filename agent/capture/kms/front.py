@@ -1,6 +1,7 @@
 """Whether another VT is in front, as the kernel tells it to everybody."""
 
 import os
+import select
 from typing import Final
 
 from sessiond.errors import DisplayError
@@ -25,6 +26,10 @@ class Front:
     def arm(self) -> None:
         """Wait for changes from now on."""
         os.pread(self._fd.fileno(), 64, 0)  # sysfs tells of changes after the last read
+
+    def has_changed(self) -> bool:
+        """Return whether another VT has come to the front since, if only for a moment."""
+        return bool(select.select([], [], [self.fileno()], 0)[2])
 
     def close(self) -> None:
         """Close it."""

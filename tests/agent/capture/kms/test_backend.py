@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from agent.capture.base import Changes, Cursor
+from agent.capture.base import Changes, Cursor, Frame
 from agent.capture.kms import pace
 from agent.capture.kms.backend import KmsCapture, open_kms
 from agent.capture.kms.buffers import Buffers
 from agent.capture.kms.front import Front
 from agent.capture.kms.helper import KmsHelper
+from agent.capture.slots import Picture, Slots
 from sessiond.errors import DisplayError
 from sessiond.kms import card as cards
 from sessiond.kms.card import Output
@@ -316,6 +317,30 @@ def test_opened_while_another_vt_is_in_front(plain: MemoryDriver, tmp_path: Path
         assert capture.size == (0, 0)
         assert capture.describe() == "the display hardware"
         capture.close()
+
+
+def test_what_another_vt_has_drawn_meanwhile_is_no_frame(
+    plain: MemoryDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Text consoles share a buffer: what it has may change after the helper's last look."""
+    with contextlib.closing(plain.open()) as capture:
+        capture.begin()
+        assert capture.grab(0)
+        take, vts = Slots.take, [4]
+
+        def take_late(slots: Slots, slot: int, picture: Picture) -> Frame:
+            if vts:
+                plain._switch(vts.pop(0))
+                plain.draw((0, 0, 9, 9), RED)
+            return take(slots, slot, picture)
+
+        monkeypatch.setattr(Slots, "take", take_late)
+        assert capture.grab(1) is None
+        assert capture.unavailable == "tty4 is in front, not tty3"
+        plain._switch(3)
+        frame = capture.grab(1)
+        assert frame
+        assert frame.changed is None, "it is compared with nothing that was seen meanwhile"
 
 
 def test_screen_that_nobody_can_read(plain: MemoryDriver) -> None:
