@@ -88,7 +88,7 @@ def read_plan(argv: Sequence[str], description: str | None) -> tuple[Plan, Path]
         prog="python -m tests.bench", description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("--short", action="store_true", help="five minutes, and more noise")
+    parser.add_argument("--short", action="store_true", help="seven minutes, and more noise")
     parser.add_argument("--only", action="append", choices=PARTS, help="this part; repeatable")
     parser.add_argument("--rounds", type=int, help="of each kind of slice (5; short: 3)")
     parser.add_argument("--seconds", type=float, help="of a slice (2; short: 1)")
