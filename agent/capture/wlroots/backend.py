@@ -151,6 +151,9 @@ class WlrootsCapture(Capture):
         for source in compositor.active:
             if source.newest is None or _is_old(source):
                 source.ask()
+        if any(map(_is_old, compositor.active)):
+            self._connection.wait_until(lambda: not any(map(_is_old, compositor.active)), _NEWER)
+        # The last to be waited for: an output that has changed meanwhile has none any more.
         if not self._connection.wait_until(
             lambda: all(source.newest for source in compositor.active), TIMEOUT
         ):
@@ -158,8 +161,6 @@ class WlrootsCapture(Capture):
             for source in compositor.active:
                 if source.newest is None:
                     source.give_up()
-        if any(map(_is_old, compositor.active)):
-            self._connection.wait_until(lambda: not any(map(_is_old, compositor.active)), _NEWER)
 
     def _framed(self, slot: int, sources: list[Source]) -> Frame:
         layout = self._laid_out(sources)

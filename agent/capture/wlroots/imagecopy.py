@@ -85,10 +85,11 @@ class ImageCopySource(Source):
     def _on_done(self) -> None:
         before = self._constraints.shape
         self._constraints.on_done()
-        # The picture that was asked for will not come, or in the old size.
+        # Else, as after another refresh rate, what was asked for still comes; or has come, and is
+        # still to be taken.
         if before != self._constraints.shape:
             self._give_up_frame()
-        self._ask()
+            self._ask()
 
     def _on_ready(self) -> None:
         frame = self._frame

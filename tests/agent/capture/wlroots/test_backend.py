@@ -205,6 +205,51 @@ def test_an_output_that_fails_is_asked_again(protocol: Protocol) -> None:
 
 
 @PROTOCOLS
+def test_an_output_that_changes_within_a_grab(
+    protocol: Protocol, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture that has waited is replaced by a newer one, and the output by a larger one."""
+    monkeypatch.setattr(backend, "OLD", -1.0)
+    screen = Screen("one", (64, 48))
+    compositor = Compositor(protocol, screen)
+
+    def change(thing: Thing, name: str, arguments: list[int | str]) -> bool:
+        if name not in {"capture_output", "create_frame"}:
+            return True
+        compositor.before = lambda *_: True
+        compositor._do(thing, name, arguments)
+        compositor.change(screen, size=(80, 60))
+        compositor.show(screen, Image.new("RGB", screen.size, "green"))
+        return False
+
+    with begun(compositor) as capture:
+        assert capture.grab(0)
+        settle(capture)
+        compositor.show(screen, Image.new("RGB", screen.size, "blue"))
+        until(capture, Changes.PICTURE)
+        compositor.before = change
+        assert image(capture.grab(1)).getcolors() == [(4800, (0, 128, 0))]
+
+
+def test_constraints_that_are_told_again() -> None:
+    """As after another refresh rate, while each picture that we have is in use."""
+    screen = Screen("one", (64, 48))
+    compositor = Compositor(IMAGE_COPY, screen)
+    with begun(compositor) as capture:
+        for slot, colour in enumerate(("red", "blue")):
+            compositor.show(screen, Image.new("RGB", screen.size, colour))
+            until(capture, Changes.PICTURE)
+            assert capture.grab(slot)
+        compositor.show(screen, Image.new("RGB", screen.size, "white"))
+        until(capture, Changes.PICTURE)
+        with compositor.lock:
+            for session in compositor.things(protocols.SESSION):
+                compositor._constrain(session)
+        assert wait(capture, 0.1) is Changes.NONE
+        assert image(capture.grab(1)).getcolors() == [(64 * 48, (255, 255, 255))]
+
+
+@PROTOCOLS
 def test_a_picture_that_does_not_come(protocol: Protocol) -> None:
     """It is given up; if it comes after all, it is there."""
     screen = Screen("one", (64, 48))
