@@ -10,7 +10,9 @@ from sessiond.errors import SessiondError
 from sessiond.kms.drm import Capability, Crtc, Device, Framebuffer
 
 FOLDER: Final = "/dev/dri"
+UDEV: Final = "/run/udev/data"
 _NAME: Final = re.compile(r"card[0-9]{1,3}")
+_VT_SEAT: Final = "seat0"
 _CURSOR: Final = 2  # of a plane's property "type" (drm_mode.h: enum drm_plane_type)
 
 
@@ -156,9 +158,13 @@ class Card:
 
 
 def open_cards(
-    folder: str = FOLDER, open_card: Callable[[str], Card] = Card
+    folder: str = FOLDER, open_card: Callable[[str], Card] = Card, udev: str = UDEV
 ) -> tuple[list[Card], str]:
-    """Open all cards that have outputs; return them and, if none, what is wrong with each."""
+    """Open all cards of the seat with the VTs; return them and, if none, what is wrong with each.
+
+    Who is served sits there, and at another seat somebody else. ``udev`` is where that daemon keeps
+    what it knows of devices.
+    """
     faults = []
     cards = []
     try:
@@ -168,9 +174,25 @@ def open_cards(
         names = []
     for name in names:
         try:
-            cards.append(open_card(f"{folder}/{name}"))
+            if (seat := _seat(f"{folder}/{name}", udev)) != _VT_SEAT:
+                faults.append(f"{name} is of {seat}")
+            else:
+                cards.append(open_card(f"{folder}/{name}"))
         except OSError as error:
             faults.append(f"{name}: {error.strerror}")
     if cards:
         return cards, ""
     return [], "; ".join(faults) or f"there is no card in {folder}"
+
+
+def _seat(path: str, udev: str) -> str:
+    """Return whose a card is; the first seat's if nobody says so (sd-login(3), loginctl(1))."""
+    device = os.stat(path).st_rdev
+    try:
+        name = f"{udev}/c{os.major(device)}:{os.minor(device)}"
+        with open(name, encoding="utf-8", errors="replace") as known:
+            text = known.read()
+    except FileNotFoundError:
+        return _VT_SEAT
+    match = re.search(r"^E:ID_SEAT=(.+)$", text, re.MULTILINE)
+    return match[1] if match else _VT_SEAT

@@ -152,3 +152,26 @@ def test_what_is_no_card(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     assert open_cards(folder) == ([], "card0: Inappropriate ioctl for device")
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_another_seats_card_is_left_alone(opened: tuple[Card, FakeDevice], tmp_path: Path) -> None:
+    """Somebody else sits there."""
+    card, _device = opened
+    udev = tmp_path / "udev"
+    asked: list[str] = []
+
+    def open_card(path: str) -> Card:
+        asked.append(path)
+        return card
+
+    udev.mkdir()
+    told = udev / "c0:0"  # what a plain file has for a device number
+    told.write_text("E:ID_FOR_SEAT=drm-pci-0000_00_01_0\nE:ID_SEAT=seat1\nG:seat\n")
+    assert open_cards(str(tmp_path), open_card, str(udev)) == ([], "card3 is of seat1")
+    assert not asked
+    for text in ("E:ID_SEAT=seat0\n", "E:ID_FOR_SEAT=drm-pci-0000_00_01_0\nG:seat\n"):
+        told.write_text(text)
+        assert open_cards(str(tmp_path), open_card, str(udev)) == ([card], "")
+    told.unlink()
+    assert open_cards(str(tmp_path), open_card, str(udev)) == ([card], "")
+    card.close()
