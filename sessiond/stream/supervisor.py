@@ -6,7 +6,7 @@ What is decided comes in by ``on_decision``; what is so, goes out by ``on_status
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sessiond.model import KMS, Counters, Decision, Display, Reason, Session, Status
 from sessiond.stream.agent import READY_TIMEOUT, Agent, AgentStart, Exit
@@ -135,7 +135,7 @@ class Supervisor:
         # Where the card goes on being read, as after a gap, there is still a reason for it.
         if wanted and wanted != (had.session or had.probe) and not is_read:
             self._ways.forgive([wanted])
-        if agent and is_read and KMS not in decision.route:
+        if agent and not agent.is_stopping and _uses_other(agent, decision.route):
             agent.stop()  # it was allowed until now
         self._settle()
 

@@ -159,7 +159,7 @@ class Around:
     frames: list[int] = field(default_factory=list)  # the sizes that the host has read
     sentences: list[str] | None = None  # that were shown; a test that wants one makes the list
 
-    def show(self, session: str, route: tuple[str, ...] = ()) -> None:
+    def show(self, session: str, route: tuple[str, ...] = ("x11",)) -> None:
         """Decide that this session is shown."""
         self.supervisor.on_decision(Decision(session, route=route), SESSIONS, is_gap=False)
 

@@ -313,6 +313,17 @@ async def test_what_is_not_allowed_any_more_ends() -> None:
 
 
 @in_loop
+async def test_nor_does_a_display_stay_by_what_is_not_allowed_any_more() -> None:
+    async with around() as it:
+        with watching_host(it):
+            it.show("1", ("x11",))
+            it.prepared["1"](start_of("1"))
+            await it.until_reason(Reason.OK)
+            it.show("1", CARD)
+            await it.until_asked("1", CARD)
+
+
+@in_loop
 async def test_a_helper_that_comes_too_late_is_let_go() -> None:
     async with around(replace(SETTINGS, keep_warm=2)) as it:
         with watching_host(it):
