@@ -71,7 +71,8 @@ class SeatFacts:
     ``sessions`` holds every session by id, those of other seats and of no seat too. ``active`` is
     the id of the session in front, "" for none. ``vt`` is the VT in front, 0 when unknown.
     ``proven`` holds the ids of the sessions of type tty that have a display on their own VT.
-    ``has_card``: there is a graphics card whose picture could be read.
+    ``has_card``: there is a graphics card whose picture could be read. ``is_whole`` is false where
+    logind is there and does not answer: there may be sessions of which nothing is known.
     """
 
     seat: str
@@ -83,6 +84,7 @@ class SeatFacts:
     vt: int = 0
     proven: frozenset[str] = frozenset()
     has_card: bool = False
+    is_whole: bool = True
 
 
 class State(StrEnum):

@@ -152,6 +152,7 @@ class LogindClient:
 
     def _read_all(self) -> None:
         self._is_reading = True
+        self._retry = None
         self._ask(Call(LOGIN1, MANAGER_PATH, MANAGER, "GetSeat", "s", [self._seat]), self._on_seat)
         self._ask(Call(LOGIN1, MANAGER_PATH, MANAGER, "ListSessions"), self._on_sessions)
 
@@ -329,6 +330,7 @@ class LogindClient:
             sessions=MappingProxyType(sessions),
             active=self._active,
             vt=front.vt if front else 0,
+            is_whole=self._retry is None,
         )
 
 

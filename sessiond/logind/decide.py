@@ -41,7 +41,7 @@ def with_console(facts: SeatFacts) -> SeatFacts:
     tells of a switch first, and the screen of one that is just coming to the front may be nobody's
     business; so may that of one that is named, and of which nothing is known yet.
     """
-    is_ours = facts.has_logind and facts.seat == _VT_SEAT
+    is_ours = facts.has_logind and facts.is_whole and facts.seat == _VT_SEAT
     is_taken = any((it.seat, it.vt) == (facts.seat, facts.vt) for it in facts.sessions.values())
     if not (is_ours and facts.vt and facts.has_card) or facts.active or is_taken:
         return facts

@@ -379,8 +379,10 @@ async def test_unreadable_logind_is_tried_again(private_bus: PrivateBus) -> None
         at.client.start()
         facts = await at.until(lambda facts: facts.has_logind)
         assert facts.sessions == {}
+        assert not facts.is_whole
         login1.errors.clear()
         await at.in_front("3")
+        await at.until(lambda facts: facts.is_whole)
 
 
 @in_loop

@@ -189,6 +189,7 @@ NO_CONSOLE = {
     "no logind to say that there is no session": replace(
         seat(vt=2, has_card=True), has_logind=False
     ),
+    "a logind that does not answer": replace(seat(vt=2, has_card=True), is_whole=False),
     "a seat without VTs": replace(seat(vt=2, has_card=True), seat="seat1"),
 }
 
