@@ -36,41 +36,52 @@ BUS: Final = "message-bus"
 def find_wlroots(config: Config, places: Places, deadline: float) -> Opened:
     """Open the session's compositor, if it has a protocol of wlroots' kind. See ``Find``."""
     open_capture = find_backend("wlroots")
+    return _find(lambda it: open_capture(it.path), config, places, deadline, backend="wlroots")
+
+
+def find_mutter(config: Config, places: Places, deadline: float) -> Opened:
+    """Open the session's compositor, if it is Mutter, by its message bus. See ``Find``.
+
+    That is mostly the user's, where another session's GNOME may be; a greeter may have one of its
+    own.
+    """
+    from agent.capture.mutter.backend import open_mutter  # noqa: PLC0415 (only if it is tried)
+
+    def open_capture(compositor: Compositor) -> Capture:
+        bus = compositor.bus if compositor.bus.startswith("unix:") else ""
+        return open_mutter(places.runtime, bus, compositor.pid)
+
+    return _find(open_capture, config, places, deadline, backend="mutter", rule=BUS)
+
+
+def _find(
+    open_capture: Callable[[Compositor], Capture],
+    config: Config,
+    places: Places,
+    deadline: float,
+    *,
+    backend: str,
+    rule: str = "",
+) -> Opened:
+    """Open the first compositor that can be; without a ``rule`` it is by how that was found."""
     refusals = dict[str, str]()  # what was wrong -> its code
     began = time.monotonic()
     for compositor in _compositors(config, places, deadline):
         if time.monotonic() > deadline:
             refusals[f"gave up after {deadline - began:.0f} s"] = NOT_FOUND
             break
-        rule = SESSION_COMPOSITOR if compositor.is_of_session else USER_COMPOSITOR
+        by = rule or (SESSION_COMPOSITOR if compositor.is_of_session else USER_COMPOSITOR)
         try:
-            capture = _captured(partial(open_capture, compositor.path))
-            opened = Opened(capture, rule, compositor.name, backend="wlroots")
+            capture = _captured(partial(open_capture, compositor))
+            opened = Opened(capture, by, compositor.name, backend=backend)
             return _placed(opened, compositor, config, places)
         except NoDisplayError as error:
-            text = f"{error} ({rule})"
+            text = f"{error} ({by})"
             refusals[text] = error.reason
             log.info("refused: %s", text)
     reason = min(refusals.values(), key=MOST_TELLING.index)
     texts = [text for text, code in refusals.items() if code == reason]
     raise NoDisplayError(reason, "; ".join(texts))
-
-
-def find_mutter(config: Config, places: Places, deadline: float) -> Opened:
-    """Open the session's compositor, if it is Mutter, by its message bus. See ``Find``.
-
-    That is mostly the user's; a greeter may have one of its own.
-    """
-    from agent.capture.mutter.backend import open_mutter  # noqa: PLC0415 (only if it is tried)
-
-    compositor = _compositors(config, places, deadline)[0]
-    bus = compositor.bus if compositor.bus.startswith("unix:") else ""
-    try:
-        capture = _captured(lambda: open_mutter(places.runtime, bus))
-        opened = Opened(capture, BUS, compositor.name, backend="mutter")
-        return _placed(opened, compositor, config, places)
-    except NoDisplayError as error:
-        raise NoDisplayError(error.reason, f"{error} ({BUS})") from None
 
 
 def _compositors(config: Config, places: Places, deadline: float) -> list[Compositor]:

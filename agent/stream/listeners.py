@@ -19,7 +19,7 @@ _TIMEOUT: Final = 0.5  # seconds; the kernel completes a connection to who liste
 
 @dataclass(frozen=True, slots=True)
 class Compositor:
-    """A Wayland compositor that listens at ``path``.
+    """A Wayland compositor that listens at ``path``: process ``pid``.
 
     ``is_of_session``: it is known to be the session's, and not only possible. ``bus`` is the
     address of its message bus if it has one in its environment, else "".
@@ -28,6 +28,7 @@ class Compositor:
     path: str
     is_of_session: bool
     bus: str
+    pid: int
 
     @property
     def name(self) -> str:
@@ -64,7 +65,7 @@ def compositors(places: Places, session: str, pids: Collection[int]) -> list[Com
                 named = _session_of(places, server.pid) or environment.get("XDG_SESSION_ID", "")
             if named in {"", session}:
                 bus = environment.get("DBUS_SESSION_BUS_ADDRESS", "")
-                found.append(Compositor(path, bool(named), bus))
+                found.append(Compositor(path, bool(named), bus, server.pid))
     return sorted(found, key=lambda it: (not it.is_of_session, places.age(it.path)))
 
 

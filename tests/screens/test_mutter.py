@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -10,7 +13,11 @@ from PIL import Image
 
 from agent.capture.base import Capture, Changes, UnsupportedError
 from agent.capture.mutter.backend import open_mutter
+from agent.stream.discover import open_session_display
+from agent.stream.opened import NoDisplayError
+from agent.stream.places import Places
 from sessiond.errors import DisplayError
+from sessiond.wire.link import Config
 from tests.agent.capture.conformance import (
     BLUE,
     GREEN,
@@ -189,6 +196,35 @@ def test_end_of_pipewire() -> None:
         # Either says so first, Mutter by a recording that is closed.
         with pytest.raises(DisplayError, match=r"^GNOME.*(PipeWire is gone|pipewire)"):
             viewer.until(Changes.CURSOR)  # which does not come
+
+
+def test_gnome_of_another_session() -> None:
+    """Two sessions of a user have one bus, and only one of them GNOME."""
+    with Mutter(SIZE) as mutter, socket.socket(socket.AF_UNIX) as other:
+        path = mutter.runtime / "wayland-9"
+        other.bind(str(path))
+        os.chown(path, mutter.uid, -1)
+        other.listen()
+        process = mutter.run / "proc" / str(mutter.pid)
+        process.mkdir(parents=True)
+        (process / "environ").touch()
+        (process / "cgroup").write_text("0::/user.slice/user-1.slice/session-c1.scope\n")
+        places = Places(mutter.uid, "", "", proc=mutter.run / "proc", run=mutter.run)
+        config = Config("c1", mutter.uid, capture=("mutter",))
+        with (
+            mutter.as_its_user(),
+            contextlib.closing(open_session_display(config, places).capture) as capture,
+        ):
+            assert capture.size == SIZE
+        config = replace(config, session="c2", pids=(os.getpid(),))
+        with (
+            mutter.as_its_user(),
+            pytest.raises(
+                NoDisplayError, match=rf"\(pid {mutter.pid}\) is not this session's compositor"
+            ) as caught,
+        ):
+            open_session_display(config, places)
+        assert caught.value.reason == "type-unsupported"
 
 
 def test_without_gnome(tmp_path: Path) -> None:

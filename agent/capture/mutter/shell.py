@@ -14,7 +14,7 @@ from agent.capture.cast import Casting, Place
 from agent.capture.mutter.monitors import Layout, parse_layout
 from sessiond.errors import BusCallError, BusError, DisplayError, SessiondError
 from sessiond.transport.bus import Bus, Call
-from sessiond.transport.bus_match import Match, Signal
+from sessiond.transport.bus_match import DRIVER, Match, Signal
 from sessiond.transport.dbus import Variant
 
 _SCREEN_CAST: Final = "org.gnome.Mutter.ScreenCast"
@@ -26,6 +26,9 @@ _CONFIG_PATH: Final = "/org/gnome/Mutter/DisplayConfig"
 _GET_STATE: Final = Call(_CONFIG, _CONFIG_PATH, _CONFIG, "GetCurrentState")
 _CREATE_SESSION: Final = Call(
     _SCREEN_CAST, _SCREEN_CAST_PATH, _SCREEN_CAST, "CreateSession", "a{sv}", [{}]
+)
+_GET_PROCESS: Final = Call(
+    DRIVER, "/org/freedesktop/DBus", DRIVER, "GetConnectionUnixProcessID", "s", [_SCREEN_CAST]
 )
 _CURSOR_AS_METADATA: Final = 2
 _UNKNOWN: Final = frozenset({
@@ -39,10 +42,10 @@ class Shell(Casting):
 
     name = "GNOME"
 
-    def __init__(self, address: str) -> None:
-        """Connect to the bus at ``address``.
+    def __init__(self, address: str, pid: int = 0) -> None:
+        """Connect to the bus at ``address``, where it is process ``pid`` (0: any).
 
-        Raises UnsupportedError where there is no such bus or no GNOME on it.
+        Raises UnsupportedError where there is no such bus or no such GNOME on it.
         """
         self._loop = asyncio.new_event_loop()
         self._bus: Bus | None = None
@@ -55,7 +58,7 @@ class Shell(Casting):
         self._has_changed = self._is_closed = False
         self._lost = ""
         try:
-            self._loop.run_until_complete(self._connect(address))
+            self._loop.run_until_complete(self._connect(address, pid))
         except BaseException:
             self.close()
             raise
@@ -104,7 +107,7 @@ class Shell(Casting):
         if self._woken and not self._woken.done():
             self._woken.set_result(None)
 
-    async def _connect(self, address: str) -> None:
+    async def _connect(self, address: str, pid: int) -> None:
         try:
             self._bus = await Bus.connect(address, limit=OPENING)
         except BusError as error:
@@ -119,6 +122,20 @@ class Shell(Casting):
             match = Match(sender=sender, interface=interface, member=member)
             self._bus.subscribe(match, handler)
         await self._layout()  # is there a GNOME, and do we hear its signals?
+        if pid:
+            await self._check_process(pid)
+
+    async def _check_process(self, pid: int) -> None:
+        """Raise UnsupportedError if GNOME is another process: of a user's other session."""
+        try:
+            [its_pid] = await self._call(_GET_PROCESS)
+        except BusCallError as error:
+            raise _refusal(error) from None
+        if its_pid != pid:
+            raise UnsupportedError(
+                f"no GNOME: the one on the session's bus (pid {its_pid}) is not this session's "
+                f"compositor (pid {pid})"
+            )
 
     async def _watch_bus(self, bus: Bus) -> None:
         try:

@@ -205,7 +205,7 @@ def test_which_compositor_is_the_first(places: Places) -> None:
             environment = f"XDG_SESSION_ID={named}\0" if named else ""
             (process / "environ").write_text(f"{environment}DBUS_SESSION_BUS_ADDRESS=unix:x")
             assert compositors(places, "c1", ()) == [
-                Compositor(path, is_of_session, "unix:x") for path in paths
+                Compositor(path, is_of_session, "unix:x", os.getpid()) for path in paths
             ]
         (process / "environ").write_text("XDG_SESSION_ID=c2")
         assert compositors(places, "c1", ()) == []
