@@ -376,8 +376,9 @@ class Supervisor:
         wanted = self._wanted()  # who is not any more, has come too late
         is_current = self._agents.end_look_up(start.key) and not self._is_closed
         allowed = wanted.run | wanted.keep
-        if start.helper:  # and what was allowed when it was asked for
-            allowed = wanted.run if KMS in self._route(start.key) else frozenset()
+        if start.helper:  # and so it is where that is not the way any more
+            is_way = self._ways.may_read(start.key, self._route(start.key))
+            allowed = wanted.run if is_way else frozenset()
         if is_current and start.key in allowed:
             self._launch(start)
         else:

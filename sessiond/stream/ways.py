@@ -76,6 +76,10 @@ class Ways:
             return (KMS,)
         return own
 
+    def may_read(self, key: str, route: Route) -> bool:
+        """Whether the card is, or still is, what an agent to be started may capture by."""
+        return KMS in route and (len(route) == 1 or key in self._refused)
+
     def fail(self, key: str, reason: Reason, text: str, *, is_probe: bool = False) -> None:
         """Take note of a failure that leaves no other way. A probe is given up in the end."""
         text = _joined(self._refused.explain(key)[1], text)

@@ -393,6 +393,23 @@ async def test_what_is_not_allowed_any_more_is_not_begun() -> None:
             assert it.asked[-1] == ("1", OWN)
 
 
+@pytest.mark.parametrize("is_switch", [True, False])
+@in_loop
+async def test_who_begins_anew_begins_with_the_users_agent(*, is_switch: bool) -> None:
+    """Nobody would look any more whether it has something."""
+    async with around() as it:
+        with watching_host(it):
+            await show_card(it)
+            if is_switch:
+                it.show("2", OWN)
+                it.show("1", BOTH)
+            else:
+                it.supervisor.restart_agent()
+            with given_card(it, "1") as helper:
+                assert helper.hear() == [None]
+            assert it.asked[-1] == ("1", OWN)
+
+
 @in_loop
 async def test_a_display_that_is_lost_is_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A compositor that crashes is started again, most often."""
