@@ -6,6 +6,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from agent.capture.base import UnsupportedError
 from agent.capture.wlroots import screencopy
 from agent.capture.wlroots.cursor import Pointer
 from agent.capture.wlroots.imagecopy import ImageCopySource
@@ -75,7 +76,7 @@ class Compositor:
         return min((each for each in times if each is not None), default=None)
 
     def open(self, timeout: float) -> None:
-        """Learn what there is. Raises DisplayError if its outputs cannot be copied."""
+        """Learn what there is. Raises DisplayError, UnsupportedError if it cannot be captured."""
         on: dict[str, Listener] = {
             "global": self._on_global,
             "global_remove": self._outputs.on_gone,
@@ -123,7 +124,7 @@ class Compositor:
         if manager and version >= screencopy.MIN_VERSION:
             self.way = "wlr-screencopy"
             return partial(ScreencopySource, place, manager=manager, version=version)
-        raise DisplayError(
+        raise UnsupportedError(
             f"{where} lets nobody copy its outputs: it has neither ext-image-copy-capture-v1 nor "
             f"wlr-screencopy-unstable-v1 (version {screencopy.MIN_VERSION} or later)"
         )

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from agent.capture.base import Changes, Cursor, Frame
+from agent.capture.base import Changes, Cursor, Frame, UnsupportedError
 from agent.capture.wlroots import backend, protocols, source
 from agent.capture.wlroots.backend import WlrootsCapture, open_wlroots
 from sessiond.errors import DisplayError
@@ -426,6 +426,7 @@ def test_what_a_compositor_lacks(globals_: Protocol, text: str) -> None:
     with pytest.raises(DisplayError, match=text) as caught, opened(Compositor(globals_)):
         pass
     assert NAME in str(caught.value)
+    assert isinstance(caught.value, UnsupportedError) is bool(globals_)
 
 
 def test_a_descriptor_that_nobody_asked_for() -> None:
