@@ -73,8 +73,8 @@ def _add_stream(commands: "argparse._SubParsersAction[_Parser]") -> None:
     )
     stream.add_argument(
         "--capture", default="", choices=NAMES,
-        help="where pictures come from; 'pattern' needs no display (default: x11; with --link-fd "
-        "what the daemon says)",
+        help="where pictures come from; 'pattern' needs no display (default: x11, or the "
+        "Wayland compositor that the environment names; with --link-fd what the daemon says)",
     )  # fmt: skip
     stream.add_argument(
         "--kms-fd", type=int, metavar="N",

@@ -11,9 +11,11 @@ from typing import NoReturn
 import pytest
 
 from agent.capture.wlroots import backend as wlroots
+from agent.options import parse
 from agent.stream import discover
 from agent.stream.discover import open_session_display
 from agent.stream.listeners import MAX_COMPOSITORS, Compositor, compositors
+from agent.stream.named import named_opener
 from agent.stream.opened import NoDisplayError
 from agent.stream.places import Places
 from sessiond.wire.link import MAX_TEXT, Candidate, Config
@@ -66,6 +68,15 @@ def listen(stack: ExitStack, path: Path) -> socket.socket:
     sock.bind(str(path))
     sock.listen()
     return sock
+
+
+def test_the_environments_is_not_xwayland(cage: Cage) -> None:
+    where = os.path.split(cage.wayland)
+    environ = {"XDG_RUNTIME_DIR": where[0], "WAYLAND_DISPLAY": where[1], "DISPLAY": cage.display}
+    with cage.as_its_user():
+        opened = named_opener(parse(["stream"]), environ)()
+    with closing(opened.capture):
+        assert (opened.backend, opened.display) == ("wlroots", cage.wayland)
 
 
 def test_xwayland_is_refused_with_the_remedy(of_cage: Places, cage: Cage) -> None:
