@@ -117,7 +117,12 @@ class CastCapture(Capture):
     def wait(self, wake_fd: int) -> Changes:
         is_woken = False
         while not (changes := self._take_changes()) and not is_woken:
-            ready = self._casting.wait((self._pipewire.fd, wake_fd), None)
+            streams = self._pipewire.streams
+            patience = [each.patience for each in streams if each.patience is not None]
+            ready = self._casting.wait((self._pipewire.fd, wake_fd), min(patience, default=None))
+            if not ready:
+                for stream in streams:
+                    stream.ask_again()
             if self._pipewire.fd in ready:
                 self._pipewire.dispatch()
             is_woken = wake_fd in ready

@@ -37,6 +37,9 @@ _DONT_RECONNECT: Final = 1 << 7  # else we might be shown the next best camera
 _ERROR: Final = -1  # enum pw_stream_state
 _UNCONNECTED: Final = 0
 _EVENTS_VERSION: Final = 2
+_AGAIN: Final = 0.1  # seconds until a picture that was missed is asked for again
+_PATIENT: Final = 8  # times, about as many as there are buffers; from then on more each time
+_ASKED: Final = 14  # times; a monitor that shows nothing gives none
 
 
 def _properties(library: ctypes.CDLL, values: dict[str, str]) -> int:
@@ -150,6 +153,7 @@ class Stream:
         self.pictures = 0  # how many came
         self.ended = ""
         self._is_active = True
+        self._asked = 0  # times, for a picture that was missed
         self._held = 0  # the address of the buffer with the newest picture
         self._mapped: dict[int, memoryview | None] = {}  # by the buffer's address
         self._has_buffers = False
@@ -195,6 +199,23 @@ class Stream:
         self.set_active(active=False)
         self.set_active(active=True)
 
+    @property
+    def patience(self) -> float | None:
+        """Seconds after which to ``ask_again``; None where nothing was missed."""
+        if not (self._asked and self._is_active):
+            return None
+        return _AGAIN * max(1, self._asked - _PATIENT)
+
+    def ask_again(self) -> None:
+        """Ask once more for a picture that was missed, if one was.
+
+        One buffer goes back each time that a picture might have come: at first there may be none
+        to paint it into.
+        """
+        if self._asked:
+            self._asked = (self._asked + 1) % (_ASKED + 1)
+            self.ask()
+
     def take(self) -> None:
         """Act on what was noted, and take what buffers there are. Raises DisplayError."""
         while self._notes:
@@ -202,7 +223,7 @@ class Stream:
         if not self._has_buffers:
             return
         self._has_buffers = False
-        taken = 0
+        taken, before = 0, self.pictures
         while buffer := self._library.pw_stream_dequeue_buffer(self._stream):
             taken += 1
             try:
@@ -212,7 +233,10 @@ class Stream:
         if taken >= len(self._mapped) - 1 and self._is_active:
             # We were late, and held all of them: what was painted then is lost.
             log.debug("%d pictures at once: asking for one more", taken)
+            self._asked = 1
             self.ask()
+        elif self.pictures != before:
+            self._asked = 0
 
     def forget_picture(self) -> None:
         """Give the newest picture back."""

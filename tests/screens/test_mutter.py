@@ -26,8 +26,11 @@ from tests.agent.capture.conformance import (
     Colour,
     DrawnDriver,
     Viewer,
+    differing,
 )
 from tests.fixtures.bus import PrivateBus
+from tests.fixtures.drawing import numbered
+from tests.fixtures.painter import Painter
 from tests.screens.mutter import Mutter
 
 if TYPE_CHECKING:
@@ -65,6 +68,11 @@ class MutterDriver(DrawnDriver):
         gc = self.window.create_gc(foreground=red << 16 | green << 8 | blue)
         self.window.fill_rectangle(gc, *box)
         gc.free()
+        self._display.sync()
+
+    def hide(self) -> None:
+        """Have no window."""
+        self.window.destroy()
         self._display.sync()
 
     def show_cursor(self, size: tuple[int, int], hot: tuple[int, int]) -> None:
@@ -167,6 +175,22 @@ def test_cursor_after_a_pause() -> None:
         cursor = viewer.capture.cursor()
         assert cursor
         assert cursor.width == 16
+
+
+def test_the_last_of_many_pictures_comes() -> None:
+    """Also where they came while nobody looked, and took all of the buffers."""
+    with driven(SIZE) as driver:
+        driver.hide()
+        with Painter(driver.mutter.wayland) as painter, Viewer(driver) as viewer:
+            viewer.settle()
+            picture = painter.picture
+            for number in range(1, 25):
+                picture = numbered(number, *painter.size)
+                frame = painter.put(painter.make_buffer(picture), (0, 0, *painter.size))
+                painter.wait_frame(frame)
+            while differing(viewer.picture, picture):
+                viewer.until(Changes.PICTURE)
+                viewer.grab()
 
 
 def test_without_pipewire() -> None:
