@@ -6,11 +6,12 @@ with the reason; but they fail where the environment variable CI is set: there a
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parents[1]
+# SPICE's other agent has a port of its own.
+VDAGENT: Final = (
+    *("-chardev", "spicevmc,id=vdagent,name=vdagent"),
+    *("-device", "virtserialport,chardev=vdagent,name=com.redhat.spice.0"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -79,4 +85,21 @@ def guest(
     directory = tmp_path_factory.mktemp("guest")
     with guests.Guest(guest_image, directory=directory) as booted:
         booted.push_tree(PROJECT)
+        yield booted
+
+
+@pytest.fixture(scope="session")
+def desktop_guest(
+    guest_images: dict[str, images.Image], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[guests.Guest]:
+    """Share one guest that has desktops: of ``test_desktop`` first, then of ``test_screens``."""
+    machine = dataclasses.replace(
+        guests.machine_from_environment(),
+        reboots=True,
+        devices=VDAGENT,
+        kernel_arguments=("systemd.show_status=true",),
+    )
+    image = guest_images[images.DESKTOP_SUITE]
+    directory = tmp_path_factory.mktemp("desktop")
+    with guests.Guest(image, directory=directory, machine=machine) as booted:
         yield booted

@@ -29,12 +29,15 @@ if TYPE_CHECKING:
 DISPLAY: Final = 1  # the stream's, at the client; the graphics card is display 0
 SLOW: Final = 90.0  # seconds; a guest under emulation
 ALIKE: Final = 30.0  # dB; a JPEG of the same picture. Another sentence in the same place has 13
+TEXT_ALIKE: Final = 22.0  # dB; a JPEG of small letters, and a cursor that blinks. Others have 12
 
 PACKAGE: Final = "/root/spice-sessiond.deb"
 BUS_NAME: Final = "org.spice_space.Sessiond1"
 MANAGER: Final = (BUS_NAME, "/org/spice_space/Sessiond1", f"{BUS_NAME}.Manager")
 
 LIGHTDM_LOG: Final = "/var/log/lightdm/lightdm.log"
+# For its greeter, and for who logs in; not what asks.
+WORKERS: Final = "pgrep --count --full 'greetd --session-[w]orker'"
 LOGIN_TRIES: Final = 10
 ANSWER_PATIENCE: Final = 10.0  # seconds; what was typed may have been lost
 
@@ -124,6 +127,19 @@ class Desktop:
 
         self._see(is_it, name)
 
+    def see_text(self, name: str) -> None:
+        """Wait until the client shows what is written on the guest's console; keep it as NAME."""
+
+        def is_it(picture: Image.Image) -> bool:
+            screen = self.guest.screenshot().convert("RGB")
+            # Most of it is black, whatever is written: so what is written is compared apart.
+            box = screen.convert("L").point(lambda light: 255 * (light > 128)).getbbox()
+            if screen.size != picture.size or not box:
+                return False
+            return psnr(picture.crop(box), screen.crop(box)) >= TEXT_ALIKE
+
+        self._see(is_it, name)
+
     def see_sentence(self, text: str, name: str) -> None:
         """Wait until the client shows the placeholder with this sentence; keep it as NAME."""
 
@@ -152,6 +168,24 @@ class Desktop:
                 self.guest.press("shift", "tab")
                 self.guest.press("ctrl", "a")
         raise GuestTimeoutError(f"{user} was not let in: {self._lightdm()}")
+
+    def log_in_by_greetd(self, user: str) -> None:
+        """The same at greetd's greeter. Raises GuestTimeoutError."""
+        self._answer(user, f"[ $({WORKERS}) -ge 2 ]")
+        self._answer(user, f"loginctl --no-legend | grep -E ' {user} +seat0 '")
+
+    def log_in_on_console(self, user: str, vt: int) -> None:
+        """Bring a VT that nobody has used yet to the front, and log in there by the keyboard."""
+        self.guest.run(["chvt", str(vt)])
+        for question in ("login:", "Password:"):
+            self.wait_for_text(vt, question)
+            self.guest.type_line(user)
+        self.wait_for_text(vt, f"{user}@guest")
+
+    def wait_for_text(self, vt: int, text: str) -> None:
+        """Wait until a console has a text."""
+        argv = ["grep", "--text", "--quiet", "--fixed-strings", text, f"/dev/vcs{vt}"]
+        self.guest.wait_for(argv, timeout=SLOW)
 
     def session_of(self, user: str) -> str:
         """Return the id of the user's session at the seat."""
@@ -185,6 +219,14 @@ class Desktop:
             answered = ["sh", "-c", f"{new} | grep -E 'Prompt greeter|User .* authorized'"]
             self.guest.wait_for(answered, timeout=ANSWER_PATIENCE)
         return self.guest.run(["sh", "-c", new]).stdout
+
+    def _answer(self, text: str, sign: str) -> None:
+        """Type a line until a command of the guest's tells that it was taken."""
+        for _ in range(LOGIN_TRIES):
+            self.guest.type_line(text)
+            with contextlib.suppress(GuestTimeoutError):
+                return self.guest.wait_for(["sh", "-c", sign], timeout=ANSWER_PATIENCE)
+        raise GuestTimeoutError(f"{text} is not taken: {sign}")
 
     def _lightdm(self) -> str:
         return self.guest.run(["tail", "--lines=40", LIGHTDM_LOG]).stdout

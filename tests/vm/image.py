@@ -83,6 +83,11 @@ DESKTOP: Final = (
     "openbox",
     "python3-xdg",  # openbox starts the entries of /etc/xdg/autostart with it
     "spice-vdagent",
+    # Wayland: a user's compositor, and a greeter's with the greeter
+    "cage",
+    "greetd",
+    "gtkgreet",
+    "sway",
 )
 DESKTOP_SUITE: Final = "trixie"
 # Modules of the kernel that these machines have no use for: the build is shorter without them.
@@ -175,17 +180,57 @@ xterm -xrm '*waitForMap: true' -fa Mono -fs 40 -geometry 16x3+150+150 \\
     -e sh -c 'printf "\\n  %s" "$0"; xsetroot -solid "$1"; exec sleep inf' "$USER" "$colour" &
 """
 
+# No card of a guest renders: what a compositor would try first is slower, and ends here, too.
+ENVIRONMENT: Final = "WLR_RENDERER=pixman\n"
+
+# A compositor with the same ground, the name on it, and nothing that moves.
+SWAY: Final = """\
+xwayland disable
+exec sh ~/.config/sway/autostart
+"""
+SWAY_AUTOSTART: Final = f"""\
+case "$USER" in
+    alice) colour='{COLOURS["alice"]}' ;;
+    bob) colour='{COLOURS["bob"]}' ;;
+esac
+swaymsg "output * bg $colour solid_color"
+exec swaynag --font 'DejaVu Sans 40' --background 000000 --text ffffff --dismiss-button x \\
+    --message "$USER"
+"""
+
+# A greeter on Wayland, of a user of its own; who is let in gets sway. Until greetd is started,
+# lightdm is the display manager.
+GREETD: Final = """\
+[terminal]
+vt = 7
+[default_session]
+command = "cage -s -- gtkgreet --command sway --style /etc/greetd/gtkgreet.css"
+user = "_greetd"
+"""
+GREETD_UNIT: Final = """\
+[Service]
+ExecStart=
+ExecStart=/usr/sbin/greetd --config /etc/greetd/guest.toml
+"""
+GTKGREET: Final = f"window {{ background: {COLOURS['greeter']}; }}\n"
+
 FILES: Final = {
+    "etc/environment": ENVIRONMENT,
     "etc/fstab": "",
     "etc/hostname": "guest\n",
+    "etc/greetd/gtkgreet.css": GTKGREET,
+    "etc/greetd/guest.toml": GREETD,
     "etc/hosts": "127.0.0.1 localhost guest\n",
     "etc/lightdm/lightdm.conf.d/guest.conf": LIGHTDM,
     "etc/lightdm/lightdm-gtk-greeter.conf.d/guest.conf": GREETER,
     "etc/skel/.config/openbox/autostart": AUTOSTART,
+    "etc/skel/.config/sway/autostart": SWAY_AUTOSTART,
+    "etc/skel/.config/sway/config": SWAY,
     "etc/initramfs-tools/conf.d/guest": "MODULES=list\nCOMPRESS=zstd\nRESUME=none\n",
     "usr/share/initramfs-tools/modules.d/guest": "".join(f"{name}\n" for name in INITRD_MODULES),
     "etc/pam.d/test-session": TEST_SESSION_PAM,
     "etc/systemd/system/commander.service": COMMANDER_UNIT,
+    "etc/systemd/system/greetd.service.d/guest.conf": GREETD_UNIT,
     "etc/systemd/journald.conf.d/guest.conf": "[Journal]\nStorage=volatile\n",
     "usr/local/lib/commander.py": (HERE / "commander.py").read_text(),
 }

@@ -1,12 +1,12 @@
-"""The same package in the older Debian: installed, started, and an X session is seen."""
+"""The same package in the older Debian: installed, started; a console and an X session are seen."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tests.vm.desktop import Desktop, install
+from tests.vm.desktop import SLOW, Desktop, install
 from tests.vm.guest import STREAM_PORT, Guest
 from tests.vm.sessions import x_session
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from tests.vm.image import Image
 
 pytestmark = pytest.mark.vm
+
+DROP_IN: Final = "/etc/spice-sessiond/config.toml.d/kms.toml"
 
 
 @pytest.fixture(scope="module")
@@ -48,5 +50,10 @@ def test_the_package_installs_and_shows_a_session(desktop: Desktop, package: Pat
         guest.spawn(["xterm", "-display", ":1", "-bg", "white"], user="alice")
         desktop.paint("alice", ":1", "#506020")
         desktop.see("#506020", "alice")
+        guest.push(DROP_IN, b'[capture]\norder = ["kms"]\n')
+        guest.run(["systemctl", "reload", "spice-sessiond.service"], timeout=SLOW)
+        desktop.wait_until(lambda: desktop.status("Backend") == "kms")
+        desktop.paint("alice", ":1", "#205080")
+        desktop.see("#205080", "alice-by-kms")
     assert not desktop.failed_units()
     assert "Traceback" not in desktop.journal()

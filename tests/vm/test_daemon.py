@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -30,6 +31,7 @@ AGENT: Final = ["/usr/bin/env", f"PYTHONPATH={PROJECT}", "python3", "-m", "agent
 DAEMON: Final = ("python3", "-m", "sessiond", "--set", f"stream.agent={json.dumps(AGENT)}")
 POLICY: Final = "org.spice_space.Sessiond1.conf"
 UNIT: Final = "sessiond-test.service"
+HAS_HELPER: Final = ["pgrep", "--full", "[m] sessiond.kms"]  # not what asks
 # The screen full of noise, another one each time: frames of 2 MB at quality 100.
 NOISE: Final = f"""
 import random
@@ -118,6 +120,15 @@ def running_daemon(guest: Guest) -> Iterator[Process]:
     assert ended.status == 0
 
 
+def wait_for_black(probe: SpiceProbe) -> None:
+    """Wait until the client's picture is a console's, nearly all of it black."""
+    while True:
+        probe.wait_for("invalidate", SLOW, channel=DISPLAY)
+        picture = probe.shot().convert("L")
+        if sum(picture.histogram()[:16]) > 0.9 * picture.width * picture.height:
+            return
+
+
 def status(guest: Guest, name: str) -> object:
     done = guest.run(
         [
@@ -138,11 +149,13 @@ def test_the_picture_follows_from_a_session_to_a_console_and_back(
         assert status(screen, "Reason") == "ok"
         mark = probe.now()
         screen.run(["chvt", "2"])
-        daemon.wait_for_output("(text-console)", stream="stderr", timeout=SLOW)
-        # The placeholder, on a port that nobody closed.
-        probe.wait_for("primary-create", SLOW, after=mark, channel=DISPLAY, w=1024, h=768)
+        # By a helper that is its child, and ends with its purpose; on a port that nobody closed.
+        daemon.wait_for_output("tty2 shows", stream="stderr", timeout=SLOW)
+        screen.wait_for(HAS_HELPER)
+        wait_for_black(probe)
         screen.run(["chvt", "7"])
         wait_for_colour(probe, want)
+        screen.wait_for(["sh", "-c", f"! {shlex.join(HAS_HELPER)}"])
         want = paint(screen, "#802040")
         wait_for_colour(probe, want)
         assert not [e for e in probe.events[mark + 1 :] if e["event"] == "disconnected"]
