@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.capture.bands import _NEAR, all_bands, differing, pieces, touched
+from agent.capture.bands import _NEAR, all_bands, differing, is_other, pieces, touched
 from agent.capture.base import BAND, merged
 
 ROWS = st.tuples(st.integers(-40, 200), st.integers(1, 90)).map(lambda it: (it[0], sum(it)))
@@ -49,6 +49,15 @@ def test_bands_that_differ(height: int, places: list[int], asked: set[int]) -> N
     found = differing(memoryview(one), memoryview(other), stride, asked)
     size = BAND * stride
     assert found == {n for n in asked if one[n * size :][:size] != other[n * size :][:size]}
+    assert is_other(memoryview(one), memoryview(other), stride, asked) == bool(found)
+
+
+def test_whether_any_differs_is_known_at_the_first_one() -> None:
+    one, other = bytearray(4 * BAND), bytearray(4 * BAND)
+    other[BAND] = 1
+    bands = iter(range(4))
+    assert is_other(memoryview(one), memoryview(other), 1, bands)
+    assert list(bands) == [2, 3]
 
 
 def test_changes_of_two_frames() -> None:
