@@ -11,7 +11,7 @@ from tests.bench.daemon import DaemonResult
 from tests.bench.host import HostResult
 from tests.bench.ptys import PtysResult
 from tests.bench.results import Results
-from tests.bench.screens import AGENT, CAPTURE, ScreensResult
+from tests.bench.screens import AGENT, CAPTURE, UNWATCHED, ScreensResult
 from tests.bench.screens import LOADS as SCREEN_LOADS
 from tests.bench.terminals import TerminalsResult
 
@@ -42,6 +42,8 @@ GOOD_CODECS: Final = ("vp8", "h264")
 LINE_MBIT: Final = 2.0  # behind which typing is to be fresh, by the codec chosen
 # Above the encoder: what our side of a back-end costs; the compositor's part stands beside it.
 CAPTURE_MS: Final = {"wlroots": 0.5, "mutter": 0.7}
+LOOK_MS: Final = 1.5  # one that finds nothing: agent and helper
+LOOKS: Final = 4.0  # a second, at rest: nobody can be asked to tell of changes
 QUERY_LIBRARY: Final = "dbus_fast"  # what the packages bring
 
 
@@ -81,6 +83,7 @@ def goals(found: Results, size: tuple[int, int]) -> list[Goal]:
         *_codecs(found),
         *_lines(found),
         *_screens(found.screens),
+        *_looks(found.screens),
     ]
 
 
@@ -316,6 +319,18 @@ def _screens(found: ScreensResult | None) -> Iterator[Goal]:
             ("wake-ups", rest.wakeups if rest else None),
         ):
             yield _at_most(f"static {seconds}, agent by {backend}, {what}", "", count, 0)
+
+
+def _looks(found: ScreensResult | None) -> Iterator[Goal]:
+    rest = found.rest("kms", AGENT) if found else None
+    unwatched = found.rest("kms", UNWATCHED) if found else None
+    yield _at_most("a look by kms, agent + helper", "ms", rest.look_ms if rest else None, LOOK_MS)
+    seconds = f"static {rest.seconds if rest else 60:g} s, agent by kms"
+    yield _at_most(f"{seconds}, frames", "", rest.frames if rest else None, 0)
+    rate = rest.looks / rest.seconds if rest else None
+    yield _at_most(f"{seconds}, looks", "1/s", rate, LOOKS)
+    value = unwatched.wakeups + unwatched.server_wakeups if unwatched else None
+    yield _at_most(f"{seconds} + helper, not watched", "wake-ups", value, 0)
 
 
 def _median(values: list[float] | None) -> float | None:

@@ -1,11 +1,11 @@
 """The same load on any screen: whole pictures, or a small part of one, so many times a second.
 
-    python -m tests.bench.painting {x11,wayland} DISPLAY {whole,small,static} --fps N --record FILE
+    python -m tests.bench.painting SCREEN DISPLAY {whole,small,static} --fps N --record FILE
 
-What is drawn lies ready beforehand (two pixmaps of an X server's, or two buffers of a Wayland
-client's), so that drawing costs the client nothing and the server one copy.  Prints "ready" when
-the first is shown; the first word of FILE is the number drawn, as with load.c.  Runs until SIGTERM
-or its parent's death.
+What is drawn lies ready beforehand (two pixmaps of an X server's, two buffers of a Wayland
+client's, three parts of a card's), so that drawing costs the client nothing and the server at
+most one copy.  Prints "ready" when the first is shown; the first word of FILE is the number drawn,
+as with load.c.  Runs until SIGTERM or its parent's death.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from PIL import Image, ImageDraw
 from Xlib import X
 from Xlib.display import Display
 
+from tests.bench.card import PICTURES
 from tests.fixtures.painter import Painter
 
 SMALL: Final = (800, 500, 256, 48)  # x, y, width, height: a few words
@@ -33,15 +34,16 @@ _PATIENCE: Final = 60.0  # seconds; a compositor may draw by software, beside ot
 _BAND: Final = 60  # rows of one PutImage; a request has at most 256 KiB
 
 
-def pictures(width: int, height: int, load: str) -> tuple[Image.Image, Image.Image]:
-    """Return two pictures of a desktop's kind that differ where the LOAD says."""
-    one = _desktop(width, height, seed=1)
+def pictures(width: int, height: int, load: str, count: int = 2) -> list[Image.Image]:
+    """Return pictures of a desktop's kind that differ where the LOAD says."""
     if load == "whole":
-        return one, _desktop(width, height, seed=2)
-    other = one.copy()
+        return [_desktop(width, height, seed) for seed in range(1, count + 1)]
+    found = [_desktop(width, height, seed=1)]
     x, y, wide, high = SMALL
-    other.paste(_desktop(wide, high, seed=3), (x, y))
-    return one, other
+    for seed in range(3, count + 2):
+        found.append(found[0].copy())
+        found[-1].paste(_desktop(wide, high, seed), (x, y))
+    return found
 
 
 def _desktop(width: int, height: int, seed: int) -> Image.Image:
@@ -102,18 +104,30 @@ def on_x11(name: str, load: str) -> Callable[[int], None]:
     return show
 
 
+def on_card(name: str, load: str) -> Callable[[int], None]:
+    """Put all into a card's memory (``SIZE:PATH``), where the record says which one it shows."""
+    size, _, path = name.partition(":")
+    width, height = map(int, size.split("x"))
+    with Path(path).open("r+b") as memory:
+        found = pictures(width, height, load, PICTURES)
+        memory.writelines(picture.tobytes("raw", "BGRX") for picture in found)
+    return lambda _which: None
+
+
+_SCREENS: Final = {"x11": on_x11, "wayland": on_wayland, "card": on_card}
+
+
 def main() -> None:
     """Draw as the command line says."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     parser = argparse.ArgumentParser(prog="python -m tests.bench.painting")
-    parser.add_argument("screen", choices=("x11", "wayland"))
+    parser.add_argument("screen", choices=tuple(_SCREENS))
     parser.add_argument("display")
     parser.add_argument("load", choices=LOADS)
     parser.add_argument("--fps", type=float, required=True)
     parser.add_argument("--record", type=Path, required=True)
     options = parser.parse_args()
-    begin = on_x11 if options.screen == "x11" else on_wayland
-    show = begin(options.display, options.load)
+    show = _SCREENS[options.screen](options.display, options.load)
     options.record.write_bytes(bytes(8))
     with options.record.open("r+b") as file:
         record = mmap.mmap(file.fileno(), 8)

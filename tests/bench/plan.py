@@ -78,7 +78,7 @@ SHORT: Final = dataclasses.replace(
     command_mb=128, command_starts=2, pty_mb=20, questions=1000,
     codecs=("jpeg", "vp8", "h264"), codec_rounds=1, codec_seconds=1,
     lines=(("auto", 10), ("auto", 2), ("h264", 2)), line_learn_seconds=5, line_seconds=3,
-    screen_rounds=1, screen_seconds=1, screen_rest_seconds=5,
+    screen_rounds=1, screen_seconds=1, screen_rest_seconds=4,
 )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from tests.bench.goals import Goal
 from tests.bench.host import WINDOW
 from tests.bench.plan import Plan
 from tests.bench.results import Results
-from tests.bench.screens import ScreensResult
+from tests.bench.screens import Rested, ScreensResult
 
 WIDTH: Final = 110  # columns where there is no terminal
 _COST: Final = ["frames/s", "program", "X on top", "sum", "bytes", "wake-ups"]
@@ -277,8 +277,19 @@ def _screens(found: ScreensResult) -> Iterator[RenderableType]:
         yield (
             f"static, {rest.seconds:g} s, {rest.program} by {rest.backend}: {rest.frames} frames, "
             f"{rest.ms:.2f} ms, {rest.wakeups} wake-ups, and {rest.server_wakeups} more of who "
-            "serves it"
+            f"serves it{_looks(rest)}"
         )
+
+
+def _looks(rest: Rested) -> str:
+    """Say what the looks at a card of no driver's cost, if there were any."""
+    if not rest.looks:
+        return ""
+    agent, helper = rest.ms / rest.looks, rest.server_ms / rest.looks
+    return (
+        f"; {rest.looks} looks, each {agent:.2f} ms of the agent's and {helper:.2f} of the "
+        "helper's, where a real card's ioctls cost more"
+    )
 
 
 def _daemon(found: Results) -> Iterator[str]:

@@ -4,11 +4,13 @@ The same pictures are drawn on an X server and on sway, 30 times a second, and o
 whole ones, and ones of which a small part changes.  Of each round the load alone is a slice, and
 then each program has one.  The server's or compositor's part is what it needs beyond the load
 alone; a compositor that nobody captures may show a window's memory as it is, so the copy that it
-then does not spare counts as well.
+then does not spare counts as well.  For KMS the server's part is the helper's, and its card is of
+memory files: a real driver's ioctls cost more.
 """
 
 import contextlib
 import dataclasses
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,16 +18,17 @@ from typing import Final
 
 from tests.bench.cost import Cost, cost, drawing_ms
 from tests.bench.plan import Plan
-from tests.bench.processes import x_server
+from tests.bench.processes import Child, x_server
 from tests.bench.rest import SETTLE
 from tests.bench.stage import WARM_UP, Slice
-from tests.bench.takers import Screen, Taker, agent, drawn, missing, painting, takers
+from tests.bench.takers import Screen, Taker, agent, drawn, looked, missing, painting, takers
 from tests.bench.usage import Usage, usage
 from tests.screens.mutter import Mutter
 from tests.screens.sway import Sway
 
 LOADS: Final = ("whole", "small")
 AGENT: Final = "agent"
+UNWATCHED: Final = "agent, not watched"
 CAPTURE: Final = "capture"
 _MUTTER_FPS: Final = 10.0  # it draws by OpenGL alone, which is software here
 _SETTLE: Final = 2.0  # seconds; what our agent needs is more
@@ -44,7 +47,10 @@ class Taken:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rested:
-    """A program on a screen at rest, for ``seconds``: its own, and that of those who serve it."""
+    """A program on a screen at rest, for ``seconds``: its own, and that of those who serve it.
+
+    What is of a server is beyond what it does without the program.
+    """
 
     backend: str
     program: str
@@ -52,7 +58,14 @@ class Rested:
     frames: int
     ms: float
     wakeups: int
-    server_wakeups: int  # beyond those without the program
+    server_ms: float
+    server_wakeups: int
+    looks: int = 0  # at a card
+
+    @property
+    def look_ms(self) -> float | None:
+        """What one look costs that finds nothing, at both ends; None where nobody looks."""
+        return (self.ms + self.server_ms) / self.looks if self.looks else None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -76,9 +89,11 @@ class ScreensResult:
 
 
 def run_screens(plan: Plan, directory: Path) -> ScreensResult:
-    """Measure all back-ends that need no graphics card. Raises BenchError, FixtureError."""
+    """Measure all back-ends. Raises BenchError, FixtureError."""
     with contextlib.ExitStack() as stack:
-        screens = [stack.enter_context(make(plan, directory)) for make in (_x11, _sway, _mutter)]
+        screens = [
+            stack.enter_context(make(plan, directory)) for make in (_x11, _sway, _mutter, _kms)
+        ]
         taken = [one for load in LOADS for screen in screens for one in _moving(screen, load, plan)]
         rested = _rest(screens, plan)
     return ScreensResult(taken, rested, missing())
@@ -108,6 +123,15 @@ def _mutter(plan: Plan, directory: Path) -> Iterator[Screen]:
         yield Screen("mutter", display, "wayland", path, pids, mutter.environment, own, _MUTTER_FPS)
 
 
+@contextlib.contextmanager
+def _kms(plan: Plan, directory: Path) -> Iterator[Screen]:
+    own, size = _made(directory / "kms"), f"{plan.size[0]}x{plan.size[1]}"
+    argv = [sys.executable, "-m", "tests.bench.card", size, str(own)]
+    with Child(argv, log=own / "card.log") as card:
+        canvas = f"{size}:{card.wait_line()}"
+        yield Screen("kms", "", "card", canvas, (card.pid,), {}, own, drawn_on=False)
+
+
 def _made(directory: Path) -> Path:
     directory.mkdir()
     return directory
@@ -119,14 +143,15 @@ def _moving(screen: Screen, load: str, plan: Plan) -> Iterator[Taken]:
     with painting(screen, load) as painter:
         painter.wait_line(60)
         for _ in range(plan.screen_rounds):
-            alone.append(_slice(screen, None, plan.screen_seconds))
+            if screen.drawn_on:
+                alone.append(_slice(screen, None, plan.screen_seconds))
             for name, take in takers(screen.backend).items():
                 with take(screen, plan) as taker:
                     time.sleep(WARM_UP)
                     one = _slice(screen, taker, plan.screen_seconds)
                 slices.setdefault(name, []).append(one)
         painter.check_alive()
-    drawing = drawing_ms(alone)
+    drawing = drawing_ms(alone) if alone else 0.0
     for name, found in slices.items():
         yield Taken(screen.backend, load, name, cost(found, drawing))
 
@@ -153,9 +178,11 @@ def _rest(screens: list[Screen], plan: Plan) -> list[Rested]:
     with contextlib.ExitStack() as stack:
         for screen in screens:
             stack.enter_context(painting(screen, "static")).wait_line(60)
-        time.sleep(_SETTLE_ALONE)
-        alone = _resting([(screen, None) for screen in screens], plan)
-        found = list[Rested]()
+        with _unwatched(screens[-1], plan) as unwatched:
+            time.sleep(_SETTLE_ALONE)
+            nobody: list[tuple[Screen, Taker | None]] = [(it, None) for it in screens[:-1]]
+            alone = _resting([*nobody, (screens[-1], unwatched)], plan)
+        found = [*_rested(UNWATCHED, screens[-1:], alone[-1:], [_NOTHING], plan)]
         with contextlib.ExitStack() as agents:
             ours = [(it, agents.enter_context(agent(it, plan))) for it in screens]
             time.sleep(SETTLE)
@@ -177,6 +204,18 @@ class _Resting:
     own: Usage
     server: Usage
     frames: int
+    looks: int
+
+
+_NOTHING: Final = _Resting(Usage(0, 0), Usage(0, 0), 0, 0)
+
+
+@contextlib.contextmanager
+def _unwatched(screen: Screen, plan: Plan) -> Iterator[Taker]:
+    """Run our agent to a host that has seen its first picture, and wants no more."""
+    with agent(screen, plan) as taker:
+        taker.stop()
+        yield taker
 
 
 def _resting(places: Sequence[tuple[Screen, Taker | None]], plan: Plan) -> list[_Resting]:
@@ -188,13 +227,16 @@ def _resting(places: Sequence[tuple[Screen, Taker | None]], plan: Plan) -> list[
     def frames() -> list[int]:
         return [it.tally()[0] if it else 0 for _, it in places]
 
+    def looks() -> list[int]:
+        return [looked(at) for at, _ in places]
+
     frames()
-    before = now()
+    begun, before = looks(), now()
     time.sleep(plan.screen_rest_seconds)
     return [
-        _Resting(own - own_before, server - server_before, count)
-        for (own, server), (own_before, server_before), count in zip(
-            now(), before, frames(), strict=True
+        _Resting(own - own_before, server - server_before, count, end - begin)
+        for (own, server), (own_before, server_before), end, begin, count in zip(
+            now(), before, looks(), begun, frames(), strict=True
         )
     ]
 
@@ -214,7 +256,9 @@ def _rested(
             frames=one.frames,
             ms=one.own.cpu_ms,
             wakeups=one.own.switches,
-            server_wakeups=one.server.switches - was.server.switches,
+            server_ms=(one.server - was.server).cpu_ms,
+            server_wakeups=(one.server - was.server).switches,
+            looks=one.looks,
         )
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from tests.bench.card import LOOKED, PAINTED, served
 from tests.bench.plan import Plan
 from tests.bench.processes import ROOT, BenchError, Child, Peer
 
@@ -25,12 +26,12 @@ _JPEG: Final = b"\xff\xd8\xff"  # begins one, and nothing else: entropy-coded da
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Screen:
-    """A screen that a back-end captures: ``display`` is its name there.
+    """A screen that a back-end captures: ``display`` is its name there, none for KMS.
 
     ``drawn_by``, what ``tests.bench.painting`` calls its kind, draws at ``canvas``. ``pids`` are
     what works for it: an X server, or a compositor and who else moves its pictures.
     ``directory`` is its own, for what programs write; ``fps`` is how many pictures a second it
-    can well show.
+    can well show. Where it is not ``drawn_on``, ``pids`` have nothing to do by the load alone.
     """
 
     backend: str
@@ -41,6 +42,7 @@ class Screen:
     environment: Mapping[str, str]
     directory: Path
     fps: float = FPS
+    drawn_on: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class Taker:
 
     pid: int
     tally: Callable[[], tuple[int, int]]  # pictures, and bytes of all of them
+    stop: Callable[[], None] = lambda: None  # watching, if it can
 
 
 Take = Callable[[Screen, Plan], contextlib.AbstractContextManager[Taker]]
@@ -57,8 +60,12 @@ Take = Callable[[Screen, Plan], contextlib.AbstractContextManager[Taker]]
 @contextlib.contextmanager
 def capture(screen: Screen, _plan: Plan) -> Iterator[Taker]:
     """Run our back-end, and nobody encodes."""
-    argv = [sys.executable, "-m", "tests.bench.grab", screen.backend, screen.display]
-    with Child(argv, log=screen.directory / "grab.log", env=screen.environment) as grab:
+    environment, log = screen.environment, screen.directory / "grab.log"
+    with contextlib.ExitStack() as stack:
+        fd = _helper(screen, stack)
+        display = screen.display if fd is None else str(fd)
+        argv = [sys.executable, "-m", "tests.bench.grab", screen.backend, display]
+        grab = stack.enter_context(Child(argv, log=log, env=environment, keep_fd=fd))
         grab.wait_line()
 
         def tally() -> tuple[int, int]:
@@ -73,13 +80,17 @@ def agent(screen: Screen, plan: Plan) -> Iterator[Taker]:
     """Run our agent, to a host that takes all: capture, MJPEG, and everything between."""
     port = screen.directory / "port"
     port.unlink(missing_ok=True)
-    where = ["--port", str(port), "--capture", screen.backend, "--display", screen.display]
-    argv = [*plan.agent, "stream", *where, "-c", f"framerate={FPS:g}", "--codec", "mjpeg"]
     environment, log = screen.environment, screen.directory / "agent.log"
     with (
         Peer(port, log=screen.directory / "peer.log") as peer,
-        Child(argv, log=log, env=environment, cwd=Path("/")) as child,
+        contextlib.ExitStack() as stack,
     ):
+        fd = _helper(screen, stack)
+        where = ["--display", screen.display] if fd is None else ["--kms-fd", str(fd)]
+        where += ["--port", str(port), "--capture", screen.backend]
+        argv = [*plan.agent, "stream", *where, "-c", f"framerate={FPS:g}", "--codec", "mjpeg"]
+        child = Child(argv, log=log, env=environment, cwd=Path("/"), keep_fd=fd)
+        stack.enter_context(child)
         peer.ask("first")
 
         def tally() -> tuple[int, int]:
@@ -87,7 +98,10 @@ def agent(screen: Screen, plan: Plan) -> Iterator[Taker]:
             told = peer.ask("mark")
             return told["frames"], sum(told["sizes"])
 
-        yield Taker(child.pid, tally)
+        def stop() -> None:
+            peer.ask("stop")
+
+        yield Taker(child.pid, tally, stop)
 
 
 @contextlib.contextmanager
@@ -134,8 +148,8 @@ def wf_recorder(screen: Screen, _plan: Plan) -> Iterator[Taker]:
 
 
 TAKERS: Final[dict[str, tuple[Take, tuple[str, ...]]]] = {
-    "capture": (capture, ("x11", "wlroots", "mutter")),
-    "agent": (agent, ("x11", "wlroots", "mutter")),
+    "capture": (capture, ("x11", "wlroots", "mutter", "kms")),
+    "agent": (agent, ("x11", "wlroots", "mutter", "kms")),
     "wayvnc": (wayvnc, ("wlroots",)),
     "wf-recorder": (wf_recorder, ("wlroots",)),
 }
@@ -158,14 +172,25 @@ def missing() -> list[str]:
 def painting(screen: Screen, load: str) -> Child:
     """Start the load, which is to be waited for; ``drawn`` reads its record."""
     argv = [sys.executable, "-m", "tests.bench.painting", screen.drawn_by, screen.canvas, load]
-    record = screen.directory / "painted"
+    record = screen.directory / PAINTED
     argv += ["--fps", f"{screen.fps:g}", "--record", str(record)]
     return Child(argv, log=screen.directory / "painting.log", cwd=ROOT)
 
 
 def drawn(screen: Screen) -> int:
     """Return how many pictures the load has drawn."""
-    return int.from_bytes((screen.directory / "painted").read_bytes(), sys.byteorder)
+    return int.from_bytes((screen.directory / PAINTED).read_bytes(), sys.byteorder)
+
+
+def looked(screen: Screen) -> int:
+    """Return how often a card has been looked at by the program of now; 0 for others."""
+    record = screen.directory / LOOKED
+    return int.from_bytes(record.read_bytes(), sys.byteorder) if record.exists() else 0
+
+
+def _helper(screen: Screen, stack: contextlib.ExitStack) -> int | None:
+    """Return a socket of the KMS helper's where it takes one."""
+    return stack.enter_context(served(screen.directory)) if screen.backend == "kms" else None
 
 
 def _wait_port(port: int, server: Child) -> None:

@@ -95,9 +95,28 @@ def test_a_back_end_is_held_to_its_capture_alone_and_to_silence() -> None:
         capture = Taken("wlroots", "whole", "capture", replace(FLOOR, program=ms, total=9))
         agent = replace(capture, program="agent", cost=FLOOR)
         x11 = replace(capture, backend="x11")
-        rest = Rested("wlroots", "agent", 5, frames=0, ms=0, wakeups=woken, server_wakeups=3)
+        rest = Rested(
+            "wlroots", "agent", 5, frames=0, ms=0, wakeups=woken, server_ms=0, server_wakeups=3
+        )
         found = Results(screens=ScreensResult([agent, capture, x11], [rest], []))
         rows = [row for row in goals(found, SIZE) if row.met is not None]
         assert [(row.value, row.floor, row.met) for row in rows] == [
             (ms, ms, met), (0, None, True), (woken, None, met),
+        ]  # fmt: skip
+
+
+def test_kms_is_held_to_what_a_look_costs_and_how_often_it_looks() -> None:
+    for ms, looks, woken, met in ((15.0, 20, 0, True), (20.0, 21, 1, False)):
+        rest = Rested(
+            "kms", "agent", 5, frames=woken, ms=ms, wakeups=40, server_ms=15, server_wakeups=20,
+            looks=looks,
+        )  # fmt: skip
+        unwatched = Rested(
+            "kms", "agent, not watched", 5, frames=0, ms=0, wakeups=0, server_ms=0,
+            server_wakeups=woken,
+        )  # fmt: skip
+        found = Results(screens=ScreensResult([], [rest, unwatched], []))
+        rows = [row for row in goals(found, SIZE) if row.met is not None]
+        assert [(row.value, row.met) for row in rows] == [
+            ((ms + 15) / looks, met), (woken, met), (looks / 5, met), (woken, met),
         ]  # fmt: skip
