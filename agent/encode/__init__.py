@@ -72,9 +72,9 @@ def _plug_ins(plugin_dirs: Sequence[str]) -> Iterator["EntryPoint"]:
 def _may_have_plug_ins(directory: str) -> bool:
     """Tell whether a distribution in DIRECTORY, other than our own, names our group."""
     place = Path(directory)
-    if place.is_file():
-        return True  # an archive: others know how to look into it
     try:
+        if place.is_file():
+            return True  # an archive: others know how to look into it
         found = [each for each in place.iterdir() if each.name.endswith(_INFO)]
     except OSError:
         return False

@@ -71,6 +71,11 @@ def test_our_own_need_no_installation() -> None:
     assert [encoder.name for encoder in find_encoders(["/nonexistent"])] == OWN
 
 
+def test_directory_that_cannot_be_looked_into() -> None:
+    """As one that is another user's; this one's name is too long for anybody."""
+    assert [encoder.name for encoder in find_encoders(["/" + "x" * 300])] == OWN
+
+
 def test_our_own_are_declared_for_others() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["entry-points"] == {GROUP: _OWN}
