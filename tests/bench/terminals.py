@@ -81,7 +81,9 @@ def _handover() -> float:
         screen.wait(b"is offered")
         begun = time.perf_counter()
         attach = subprocess.Popen([*TERMINAL, "attach", *name, "--", "echo", "here"], cwd=ROOT)
-        screen.wait(rb"here\r\n")
+        stack.callback(attach.wait)
+        stack.callback(attach.terminate)
+        screen.wait(rb"here\r?\n")
         lasted = time.perf_counter() - begun
         if attach.wait(PATIENCE):
             raise BenchError(f"terminal attach: exit status {attach.returncode}")
