@@ -330,7 +330,7 @@ def _looks(found: ScreensResult | None) -> Iterator[Goal]:
     rate = rest.looks / rest.seconds if rest else None
     yield _at_most(f"{seconds}, looks", "1/s", rate, LOOKS)
     value = unwatched.wakeups + unwatched.server_wakeups if unwatched else None
-    yield _at_most(f"{seconds} + helper, not watched", "wake-ups", value, 0)
+    yield _at_most(f"{seconds}, not watched", "wake-ups", value, 0)
 
 
 def _median(values: list[float] | None) -> float | None:
