@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from sessiond.wire.kms import Grant, Serve
-from tests.daemon.reader import END, CardReader
 from tests.daemon.scene import Scene
 from tests.daemon.world import ALICE, assert_connected, numbers, wait_number, wait_sentence
+from tests.screens.reader import END, CardReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
