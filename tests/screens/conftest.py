@@ -13,6 +13,11 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+# Loaded here, by root: what a test imports as a compositor's user may not be that user's to read.
+import agent.capture.mutter.backend
+import agent.capture.wlroots.backend
+import agent.stream.find_wayland
+import agent.stream.find_x11  # noqa: F401 (so are these all)
 from tests.fixtures.spice import SpiceHost
 from tests.screens.stage import KINDS, Kind
 
