@@ -10,6 +10,10 @@ from typing import NoReturn
 
 import pytest
 
+# Loaded here, by root: what a test imports as a compositor's user may not be that user's to read.
+import agent.capture.x11.backend
+import agent.stream.find_wayland
+import agent.stream.find_x11  # noqa: F401 (so are these all)
 from agent.capture.wlroots import backend as wlroots
 from agent.options import parse
 from agent.stream import discover
