@@ -17,8 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from Xlib.display import Display
-
+from agent.capture.x11.display import connect_display
 from sessiond.transport.bus import Bus, Call
 from tests.fixtures.bus import PrivateBus
 from tests.fixtures.processes import DIE_WITH_PARENT, FixtureError, end_process
@@ -26,6 +25,8 @@ from tests.fixtures.processes import DIE_WITH_PARENT, FixtureError, end_process
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
+
+    from Xlib.display import Display
 
 PATIENCE: Final = 20.0  # seconds until it is up
 LOG_SHOWN: Final = 8192  # bytes of a log in an error message
@@ -142,7 +143,7 @@ class Mutter:
         before = os.environ.get("XAUTHORITY")
         os.environ["XAUTHORITY"] = self.xauthority
         try:
-            display = Display(self.display)
+            display = connect_display(self.display)
         finally:
             del os.environ["XAUTHORITY"]
             if before is not None:
