@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from sessiond.errors import SessiondError
 from sessiond.kms.serve import Console, Helper
-from sessiond.wire.kms import Failed, Grant, Serve, pack_control
+from sessiond.wire.kms import Grant, Serve
 from tests.fixtures.drawing import numbered
 from tests.fixtures.kms import Memory, MemoryCard, full_screen
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
     from types import TracebackType
+
+    from sessiond.kms.card import Card
 
 SIZE: Final = (640, 480)
 DEADLINE: Final = 15.0  # seconds
@@ -42,7 +44,7 @@ class CardReader:
         self.cards.mkdir()
         (self.cards / "card0").touch()
         self.switch(3)
-        self.refusal = ""  # what is said in place of READY, from now on
+        self.refusal = ""  # why there is no card, from now on
         self._memory = Memory(SIZE)
         self._card = MemoryCard("card0", "virtio_gpu")
         full_screen(self._card, self._memory)
@@ -134,10 +136,8 @@ class CardReader:
     def _help(self, number: int, control: socket.socket) -> None:
         console = Console(str(self.active))
         with control, contextlib.closing(console), contextlib.suppress(SessiondError):
-            if self.refusal:
-                control.send(pack_control(Failed(self.refusal)))
-                return
-            helper = _Telling(control, lambda: ([self._card], ""), console, os.geteuid())
+            cards: list[Card] = [] if self.refusal else [self._card]
+            helper = _Telling(control, lambda: (cards, self.refusal), console, os.geteuid())
             helper.listener = lambda what: self._tell(number, what)
             helper.run()
         self._tell(number, END)

@@ -179,9 +179,10 @@ def test_a_helper_that_refuses_is_told_of_and_asked_again(scene: Scene, reader: 
     mark = scene.daemon.now()
     reader.kill()
     scene.daemon.wait_reason("display-refused", after=mark)
-    scene.daemon.wait_line("there is no KMS helper: card0: nothing can be read", after=mark)
-    text = "The picture is not read from the graphics card: card0: nothing can be read on a Sunday."
-    assert scene.daemon.property("ReasonText") == text
+    scene.daemon.wait_line("there is no KMS helper: .*: card0: nothing can be read", after=mark)
+    text = scene.daemon.property("ReasonText")
+    assert text.startswith("The picture is not read from the graphics card: no card can be")
+    assert text.endswith(": card0: nothing can be read on a Sunday.")
     wait_sentence(probe, after=since)
     reader.refusal = ""
     wait_number(probe, SCREEN)
