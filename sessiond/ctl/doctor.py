@@ -9,7 +9,7 @@ from typing import Final
 
 from sessiond.ctl.client import Properties
 from sessiond.ctl.outcome import START_IT, Exit
-from sessiond.ctl.status import codec, describe
+from sessiond.ctl.status import because, codec, describe
 from sessiond.ctl.view import Cell, Page, Style, Table, safe
 
 OK: Final = "ok"
@@ -191,7 +191,8 @@ def _encoder(found: Findings) -> Answer:
     if found.told("Reason") == "encoder-failed":
         return FAIL, found.why
     if manager.get("Codec"):
-        return OK, f"sends {codec(manager)}, {manager.get('Width', 0)}x{manager.get('Height', 0)}"
+        size = f"{manager.get('Width', 0)}x{manager.get('Height', 0)}"
+        return OK, f"sends {codec(manager)}, {size}{because(manager)}"
     result, text = (OK, "the agent runs") if manager.get("AgentPID") else _agent(found)
     codecs: Sequence[str] = manager.get("HostCodecs", ())
     own = {_MJPEG, *(_NEEDS_PYAV if found.has_pyav else ())}
