@@ -46,7 +46,7 @@ unit: setup ## the parts, on a real X server
 e2e: setup ## agent and daemon between real X servers and a real SPICE host and client
 	$(PYTEST) -q -n $(E2E) --dist loadfile tests/host tests/stream tests/daemon
 
-test-commands: setup ## whole agents of commands: hundreds at once, peers that vanish; terminals
+test-commands: setup ## agents of commands, in parts and whole: hundreds at once; terminals
 	$(PYTEST) -q -n $(E2E) --dist loadfile tests/commands tests/terminals $(COMMANDS)
 
 test-codecs: setup ## video codecs, from an X server to a real SPICE client's decoders

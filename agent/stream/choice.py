@@ -151,7 +151,7 @@ def order(
 
 def unknown_names(names: Sequence[str], encoders: Sequence[EncoderType]) -> list[str]:
     """Return those of ``names`` that are neither an encoder, nor a codec of one, nor "auto"."""
-    known = {AUTO, *(name for encoder in encoders for name in _names(encoder))}
+    known = _known(encoders)
     return [name for name in names if name not in known]
 
 
@@ -166,13 +166,16 @@ def checked_names(
     Raises UsageError for a name that none of them has; but with ``on_unknown`` that is called with
     what is wrong.
     """
-    known = dict.fromkeys([AUTO, *(name for encoder in encoders for name in _names(encoder))])
     for name in unknown_names(names, encoders):
-        text = f"codec {name!r}: there is none, only {', '.join(known)}"
+        text = f"codec {name!r}: there is none, only {', '.join(_known(encoders))}"
         if not on_unknown:
             raise UsageError(text)
         on_unknown(text)
     return tuple(names)
+
+
+def _known(encoders: Sequence[EncoderType]) -> list[str]:
+    return list(dict.fromkeys([AUTO, *(name for each in encoders for name in _names(each))]))
 
 
 def _names(encoder: EncoderType) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from sessiond.ctl.client import Properties
 from sessiond.ctl.findings import FAIL, OK, SKIP, Answer, Findings
 from sessiond.ctl.means import graphics_card, pipewire
 from sessiond.ctl.outcome import START_IT, Exit
-from sessiond.ctl.status import codec, describe, display
+from sessiond.ctl.status import because, codec, describe, display
 from sessiond.ctl.view import Cell, Page, Style, Table, safe
 
 _STYLES: Final = {OK: Style.GOOD, FAIL: Style.BAD, SKIP: Style.WARN}
@@ -151,7 +151,8 @@ def _encoder(found: Findings) -> Answer:
     if found.told("Reason") == "encoder-failed":
         return FAIL, _why(found)
     if manager.get("Codec"):
-        return OK, f"sends {codec(manager)}, {manager.get('Width', 0)}x{manager.get('Height', 0)}"
+        size = f"{manager.get('Width', 0)}x{manager.get('Height', 0)}"
+        return OK, f"sends {codec(manager)}, {size}{because(manager)}"
     result, text = (OK, "the agent runs") if manager.get("AgentPID") else _agent(found)
     codecs: Sequence[str] = manager.get("HostCodecs", ())
     own = {_MJPEG, *(_NEEDS_PYAV if found.has_pyav else ())}

@@ -94,8 +94,13 @@ def _stream(manager: Properties) -> str:
     if not manager.get("Codec"):
         return "none"
     width, height, rate = (manager.get(name, 0) for name in ("Width", "Height", "FrameRate"))
-    why = f", because {safe(manager['CodecReason'])}" if manager.get("CodecReason") else ""
-    return f"{codec(manager)}, {safe(width)}x{safe(height)}, {rate:.1f} frames/s{why}"
+    return f"{codec(manager)}, {safe(width)}x{safe(height)}, {rate:.1f} frames/s{because(manager)}"
+
+
+def because(manager: Properties) -> str:
+    """Return why it is this codec, as what follows it; "" where the configuration says so."""
+    reason = manager.get("CodecReason")
+    return f", because {safe(reason)}" if reason else ""
 
 
 def codec(manager: Properties) -> str:

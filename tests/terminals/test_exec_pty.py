@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import pwd
@@ -136,7 +137,9 @@ def test_all_that_it_has_written_is_shown(stage: Stage) -> None:
     assert shown.split() == [str(it) for it in range(1, 200001)]
 
 
-def test_what_it_has_written_before_its_end_is_shown_after_it(stage: Stage) -> None:
+@contextlib.contextmanager
+def ended_and_unread(stage: Stage) -> Iterator[subprocess.Popen[bytes]]:
+    """Have ``seq 3000`` end on its terminal, when most of what it wrote waits for the caller."""
     mark = stage.daemon.now()
     with subprocess.Popen(
         on_pty(stage, "seq", "3000"), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
@@ -144,6 +147,12 @@ def test_what_it_has_written_before_its_end_is_shown_after_it(stage: Stage) -> N
         assert process.stdout
         fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)
         stage.daemon.wait_line(r"run 'seq' .*: exit code 0", after=mark)
+        yield process
+
+
+def test_what_it_has_written_before_its_end_is_shown_after_it(stage: Stage) -> None:
+    with ended_and_unread(stage) as process:
+        assert process.stdout
         out = process.stdout.read()
         assert process.wait(LIMIT) == 0
     assert out.split() == [b"%d" % it for it in range(1, 3001)]
@@ -208,13 +217,8 @@ def test_nobody_reads_its_output(stage: Stage) -> None:
 
 
 def test_nobody_reads_what_it_has_written_before_its_end(stage: Stage) -> None:
-    mark = stage.daemon.now()
-    with subprocess.Popen(
-        on_pty(stage, "seq", "3000"), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
-    ) as process:
+    with ended_and_unread(stage) as process:
         assert process.stdout
-        fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)
-        stage.daemon.wait_line(r"run 'seq' .*: exit code 0", after=mark)
         process.stdout.close()
         assert process.wait(LIMIT) == 128 + signal.SIGPIPE
 

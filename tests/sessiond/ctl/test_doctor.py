@@ -162,6 +162,8 @@ def test_the_daemon_does_not_run(capsys: pytest.CaptureFixture[str]) -> None:
         (told("encoder-failed"), "display", SKIP, "back-off"),
         (replace(STARTING, has_pyav=False), "encoder", FAIL, "decodes h264"),
         (STARTING, "encoder", OK, "the agent runs"),
+        (told("ok", Codec="mjpeg", CodecReason="there is no codec 'vpx'"), "encoder", OK,
+         "because there is no codec 'vpx'"),
         (told("agent-starting", HostCodecs=["codec-9"]), "encoder", FAIL, "make h264, h265, mjpeg"),
         (replace(WELL, has_pyav=False), "video codecs", OK, "MJPEG, too. Install python3-av"),
         (replace(DEAD, codecs=("mjpeg",), has_pyav=False), "video codecs", OK, "PyAV is not"),
