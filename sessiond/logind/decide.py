@@ -2,7 +2,7 @@
 
 The rules are the design's: the seat's active session, if it is local, of a person's class, not
 closing, not of a denied user, and something can capture it (``routes``). Where no row speaks
-against it, it is shown; and a VT without a session, as it is, where the graphics card can be read.
+against it, it is shown; and where the graphics card can be read, a VT that nobody is logged in on.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
-from sessiond.logind.routes import AUTO, Capture, routes, why_no_kms
+from sessiond.logind.routes import AUTO, Capture, is_left, routes, why_no_kms
 from sessiond.model import KMS, Decision, Reason, SeatFacts, Session, console
 
 _VT_SEAT: Final = "seat0"  # VTs are on no other (sd-login(3), sd_seat_can_tty)
@@ -127,8 +127,8 @@ def _console(session: Session, facts: SeatFacts, policy: Policy) -> str:
     )
 
 
-def _closing(session: Session, _facts: SeatFacts, _policy: Policy) -> str:
-    if session.state != "closing":
+def _closing(session: Session, facts: SeatFacts, policy: Policy) -> str:
+    if session.state != "closing" or (is_left(session) and _routes(session, facts, policy)):
         return ""
     return f"Session {session.id} of {_who(session)} is closing; processes of it are still running."
 

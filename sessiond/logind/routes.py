@@ -53,7 +53,8 @@ class Capture:
 
 def routes(session: Session, capture: Capture, *, has_card: bool) -> tuple[str, ...]:
     """Return the names of the back-ends to be tried, the first first; none if there is no way."""
-    possible = (KMS,) if session.is_console else _OF_TYPE.get(session.type, _OF_OTHERS)
+    is_bare = session.is_console or is_left(session)
+    possible = (KMS,) if is_bare else _OF_TYPE.get(session.type, _OF_OTHERS)
     _, order = capture.order_for(session)
     closed = {KMS} if why_no_kms(session, capture, has_card=has_card) else set[str]()
     wanted = possible if order == AUTO else order
@@ -69,6 +70,14 @@ def why_no_kms(session: Session, capture: Capture, *, has_card: bool) -> str:
         (capture.kms == "auto" and not _is_free(session), 'that needs capture.kms = "all"'),
     )
     return next((clause for applies, clause in rows if applies), "")
+
+
+def is_left(session: Session) -> bool:
+    """Whether its user has logged out of a text console, where the next login prompt is now.
+
+    While a process of the session goes on, a tmux for one, logind still has it in front there.
+    """
+    return session.type == "tty" and session.state == "closing"
 
 
 def _is_free(session: Session) -> bool:

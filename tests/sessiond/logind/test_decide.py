@@ -164,8 +164,16 @@ def test_a_text_session_is_shown_where_the_card_can_be_read() -> None:
     assert decide(seat(TEXT, has_card=True), NO_KMS) == without
     assert (without.reason, without.probe) == (Reason.TEXT_CONSOLE, "3")
     assert decide(seat(TEXT, has_card=True), NOT_ALICE).reason is Reason.SESSION_DENIED
-    closing = replace(TEXT, state="closing")
-    assert decide(seat(closing, has_card=True), ANYBODY).reason is Reason.SESSION_CLOSING
+
+
+def test_the_prompt_after_a_text_session_is_shown_where_the_card_can_be_read() -> None:
+    """What its user has left running keeps it in front, and there is a login prompt."""
+    left = seat(replace(TEXT, state="closing"), has_card=True)
+    assert decide(left, ANYBODY) == Decision("3", route=("kms",))
+    assert decide(replace(left, has_card=False), ANYBODY).reason is Reason.TEXT_CONSOLE
+    started = replace(left, proven=frozenset({"3"}))
+    assert decide(started, NO_KMS).reason is Reason.SESSION_CLOSING
+    assert decide(left, NOT_ALICE).reason is Reason.SESSION_DENIED
 
 
 def test_a_vt_without_a_session_is_shown_where_the_card_can_be_read() -> None:

@@ -1,6 +1,7 @@
 """Which back-ends a session may be captured by: the whole table."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -28,6 +29,7 @@ TABLE = {
     "text": (session("tty"), TTY, KMS),
     "text of root, by systemd 257": (session("tty", cls="user-early"), TTY, KMS),
     "text greeter": (session("tty", cls="greeter"), TTY, KMS),
+    "text, left by its user": (replace(session("tty"), state="closing"), (), KMS),
     "a VT alone": (console("seat0", 2), (), KMS),
     "Wayland greeter": (session("wayland", "GNOME", "greeter"), WAYLAND, KMS),
     "Wayland lock screen": (session("wayland", "KDE", "lock-screen"), WAYLAND, KMS),
