@@ -88,8 +88,8 @@ def _add_stream(commands: "argparse._SubParsersAction[_Parser]") -> None:
     stream.add_argument(
         "--codec-option", "-c", action="append", default=[], metavar="NAME=VALUE",
         help="framerate=1-100 (default 30), quality=1-100 (default 80; also mjpeg.quality), "
-        "min-quality=1-100 (for a slow host; by default quality stays as it is), vp8.qmin=0-56, "
-        "vp9.qmin=0-56, h264.crf=1-51, h265.crf=1-51 (less is better, and more bytes)",
+        "min-quality=1-100 (for a slow host; by default quality stays as it is), vp8.qmin=0-48, "
+        "vp9.qmin=0-48, h264.crf=1-51, h265.crf=1-51 (less is better, and more bytes)",
     )  # fmt: skip
     stream.add_argument("-l", dest="log_file", default="", metavar="FILE", help="log frames")
     stream.add_argument(
