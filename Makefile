@@ -52,7 +52,7 @@ test-commands: setup ## agents of commands, in parts and whole: hundreds at once
 test-codecs: setup ## video codecs, from an X server to a real SPICE client's decoders
 	$(PYTEST) -q -n $(E2E) --dist load tests/codecs
 
-test-screens: setup packages-screens ## Wayland compositors, to a real SPICE client
+test-screens: setup packages-screens ## Wayland compositors and a graphics card, to a real SPICE client
 	$(PYTEST) -q -n $(E2E) --dist loadfile tests/screens
 
 fuzz: setup ## any bytes at all for the decoders of what strangers send (FUZZ="qga --runs 100000")
