@@ -31,9 +31,9 @@ log = logging.getLogger(__name__)
 _WORST_FIRST: Final = (UNSUPPORTED, REFUSED, NOT_FOUND)
 
 _OTHERS: Final = frozenset({"wlroots", "mutter"})
-_XORG_REMEDY: Final = (
-    ": log in to an Xorg session (GDM: the cog wheel at the password, or WaylandEnable=false under "
-    "[daemon] in its custom.conf or daemon.conf; Plasma: 'Plasma (X11)' in the session menu)"
+_ORDER_REMEDY: Final = (
+    ": a compositor is captured in a session of type wayland or tty, where capture.order "
+    '(capture.console_order for tty) is "auto" or names its back-end'
 )
 
 
@@ -74,7 +74,7 @@ def _blame_wayland(config: Config, places: Places, deadline: float) -> None:
         raise NoDisplayError(
             UNSUPPORTED,
             f"session {config.session} has no X display in sight, but a Wayland compositor at "
-            f"{found[0].path}, and only X11 is captured here{_XORG_REMEDY}",
+            f"{found[0].path}, and only X11 may be captured{_ORDER_REMEDY}",
         )
 
 
@@ -121,7 +121,7 @@ def _open(attempt: Attempt, config: Config, server: Server) -> Opened:
         vt = proof.find_vt(display)
         _check_proof(attempt, vt, config, is_ours=server.pid in config.pids)
         if proof.is_xwayland(display):
-            remedy = _XORG_REMEDY if _OTHERS.isdisjoint(config.capture) else ""
+            remedy = _ORDER_REMEDY if _OTHERS.isdisjoint(config.capture) else ""
             raise NoDisplayError(
                 UNSUPPORTED,
                 f"display {attempt.display} is XWayland, which shows only single windows of a "

@@ -18,7 +18,7 @@ _WAYLAND: Final = ("wlroots", "mutter", KMS)
 _OF_TYPE: Final[Mapping[str, tuple[str, ...]]] = {
     "x11": ("x11", KMS),
     "wayland": _WAYLAND,
-    "tty": ("x11", *_WAYLAND),  # startx and a compositor's own command keep that type
+    "tty": ("x11", *_WAYLAND),  # startx keeps that type, and compositors that use seatd
 }
 _OF_OTHERS: Final = (KMS,)
 
