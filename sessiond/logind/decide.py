@@ -55,7 +55,7 @@ def decide(facts: SeatFacts, policy: Policy) -> Decision:
         return Decision("", Reason.PAUSED_BY_ADMIN, PAUSED)
     session = _in_front(facts, policy)
     if session is None:
-        return Decision("", *_nobody(facts))
+        return Decision("", *_nobody(facts, policy))
     if reason := policy.paused.get(session.id):
         return Decision("", reason, _paused(session, reason))
     route = _routes(session, facts, policy)
@@ -100,7 +100,7 @@ def _paused(session: Session, reason: Reason) -> str:
     )
 
 
-def _nobody(facts: SeatFacts) -> tuple[Reason, str]:
+def _nobody(facts: SeatFacts, policy: Policy) -> tuple[Reason, str]:
     # Without logind the helpers' records are the sessions: with one of them the VT is enough.
     if not facts.has_logind and not (facts.vt and facts.sessions):
         return Reason.LOGIND_MISSING, (
@@ -111,8 +111,14 @@ def _nobody(facts: SeatFacts) -> tuple[Reason, str]:
         return Reason.TEXT_CONSOLE, (
             f"VT {facts.vt} is in front, and no session is active on it: a text console, or a "
             "session that is only starting. Switch to the VT of a graphical session."
+            + _unread(console(facts.seat, facts.vt), facts, policy)
         )
     return Reason.NO_ACTIVE_SESSION, f"No session is active on {facts.seat}."
+
+
+def _unread(session: Session, facts: SeatFacts, policy: Policy) -> str:
+    why = why_no_kms(session, policy.capture, has_card=facts.has_card)
+    return f" It is not read from the graphics card: {why}." if why else ""
 
 
 def _console(session: Session, facts: SeatFacts, policy: Policy) -> str:
@@ -124,6 +130,7 @@ def _console(session: Session, facts: SeatFacts, policy: Policy) -> str:
     return (
         f"{where} is in front, with a text session of {_who(session)}. "
         "Switch to a graphical session, or start one there with startx."
+        + _unread(session, facts, policy)
     )
 
 

@@ -63,8 +63,10 @@ def routes(session: Session, capture: Capture, *, has_card: bool) -> tuple[str, 
 
 def why_no_kms(session: Session, capture: Capture, *, has_card: bool) -> str:
     """Return what keeps the card's own picture from being used, as a clause; "" for nothing."""
+    key, order = capture.order_for(session)
     rows = (
         (capture.kms == "off", 'capture.kms is "off"'),
+        (order != AUTO and KMS not in order, f'{key} leaves "kms" out'),
         (not has_card, "there is no graphics card"),
         (not session.vt, "the session has no virtual terminal"),
         (capture.kms == "auto" and not _is_free(session), 'that needs capture.kms = "all"'),

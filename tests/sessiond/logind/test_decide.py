@@ -161,7 +161,10 @@ def test_a_wayland_session_is_shown_and_what_else_would_show_it_is_told() -> Non
 def test_a_text_session_is_shown_where_the_card_can_be_read() -> None:
     assert decide(seat(TEXT, has_card=True), ANYBODY) == Decision("3", route=(*_TTY, "kms"))
     without = decide(seat(TEXT), ANYBODY)
-    assert decide(seat(TEXT, has_card=True), NO_KMS) == without
+    assert without.text.endswith("not read from the graphics card: there is no graphics card.")
+    off = decide(seat(TEXT, has_card=True), NO_KMS)
+    assert off.text.endswith('not read from the graphics card: capture.kms is "off".')
+    assert (off.reason, off.probe) == (Reason.TEXT_CONSOLE, "3")
     assert (without.reason, without.probe) == (Reason.TEXT_CONSOLE, "3")
     assert decide(seat(TEXT, has_card=True), NOT_ALICE).reason is Reason.SESSION_DENIED
 
@@ -182,10 +185,13 @@ def test_a_vt_without_a_session_is_shown_where_the_card_can_be_read() -> None:
     elsewhere = (ALICE, replace(ALICE, id="4", seat="seat1", vt=2), replace(ALICE, id="5", seat=""))
     assert "tty2" in with_console(seat(*elsewhere, active="", vt=2, has_card=True)).sessions
     assert decide(facts, ANYBODY) == Decision("tty2", route=("kms",))
-    assert decide(facts, NO_KMS) == decide(seat(vt=2), ANYBODY)
+    assert decide(facts, NO_KMS).reason is Reason.TEXT_CONSOLE
+    assert 'capture.kms is "off"' in decide(facts, NO_KMS).text
+    assert "there is no graphics card" in decide(seat(vt=2), ANYBODY).text
     assert decide(facts, Policy(is_enabled=False)).reason is Reason.PAUSED_BY_ADMIN
     greeters_only = Policy(capture=Capture(console_order=("x11", "wlroots")))
     assert decide(facts, greeters_only).reason is Reason.TEXT_CONSOLE
+    assert 'capture.console_order leaves "kms" out' in decide(facts, greeters_only).text
 
 
 NO_CONSOLE = {
