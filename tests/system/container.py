@@ -17,28 +17,18 @@ import contextlib
 import os
 import select
 import shutil
-import signal
 import socket
 import subprocess
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
 from sessiond.transport.peer import peer_of
 from tests.system import consoles
 from tests.system.cgroup import CgroupError, own_cgroup
 from tests.system.root import PROJECT, SHARED
-from tests.vm.channel import (
-    Channel,
-    Completed,
-    GuestError,
-    GuestGoneError,
-    GuestTimeoutError,
-    Process,
-)
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+from tests.vm.channel import Channel, GuestError, GuestGoneError, GuestTimeoutError
+from tests.vm.commanded import Commanded
 
 TREE: Final = Path(__file__).resolve().parents[2]
 # Under a second on a quiet machine.
@@ -70,7 +60,7 @@ def missing() -> list[str]:
     return lacks + consoles.missing()
 
 
-class Container:
+class Container(Commanded):
     """A context manager: entered, it has booted, logind answers, and it takes commands.
 
     ``directory`` is an existing directory for the console's log, which outlives the container, and
@@ -79,6 +69,8 @@ class Container:
     of ``tests.vm.channel``.
     """
 
+    patience = PATIENCE
+
     def __init__(self, root: Path, *, directory: Path) -> None:
         self.root = root
         self.shared = directory / "shared"
@@ -86,7 +78,6 @@ class Container:
         self._resources = contextlib.ExitStack()
         self._nspawn: subprocess.Popen[bytes]
         self._commander: int
-        self.channel: Channel
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as rollback:
@@ -97,17 +88,10 @@ class Container:
             self._resources = rollback.pop_all()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._resources.close()
-
     @property
     def pid(self) -> int:
         """The process on the host whose end is the container's."""
         return self._nspawn.pid
-
-    def console(self) -> str:
-        """All that systemd has written to the container's console."""
-        return self.console_log.read_text(errors="replace").replace("\r", "")
 
     def outside(self, path: str) -> Path:
         """Return where a file of the container is on the host, for as long as the container is."""
@@ -123,52 +107,6 @@ class Container:
             *("nsenter", f"--target={self._commander}", "--all", "--root", "--wd"),
             *("setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"),
         ]
-
-    def run(
-        self,
-        argv: Sequence[str],
-        *,
-        user: str = "root",
-        check: bool = True,
-        timeout: float = PATIENCE,
-        env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
-        stdin: bytes = b"",
-    ) -> Completed:
-        """Run a command to its end; with ``check``, raise CommandFailedError for a status but 0.
-
-        It runs in the user's home or ``cwd``, with a plain environment and ``env``, outside any
-        logind session. At the time-out it is killed and GuestTimeoutError raised.
-        """
-        process = self.spawn(argv, user=user, env=env, cwd=cwd, stdin=stdin)
-        try:
-            return process.wait(timeout, check=check)
-        except GuestTimeoutError:
-            process.kill(signal.SIGKILL)
-            raise
-
-    def spawn(
-        self,
-        argv: Sequence[str],
-        *,
-        user: str = "root",
-        env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
-        stdin: bytes = b"",
-    ) -> Process:
-        """Start a command and return at once; it ends by itself, by ``kill`` or with the rest."""
-        return self.channel.start(argv, user=user, env=env, cwd=cwd, stdin=stdin)
-
-    def read(self, path: str) -> bytes:
-        """Return the content of a file in the container."""
-        process = self.spawn(["cat", "--", path])
-        process.wait(PATIENCE, check=True)
-        return process.output()
-
-    def push(self, path: str, data: bytes, *, mode: int = 0o644, user: str = "root") -> None:
-        """Write a file in the container, owned by ``user``, and the directories above it."""
-        install = ["install", "-D", f"--mode={mode:o}", f"--owner={user}", "/dev/stdin", path]
-        self.run(install, stdin=data)
 
     def journal(self, *arguments: str) -> str:
         """Return what the container's journal holds, all of it or what the arguments select."""

@@ -15,7 +15,6 @@ import io
 import os
 import shlex
 import shutil
-import signal
 import socket
 import subprocess
 import tarfile
@@ -25,11 +24,12 @@ from typing import TYPE_CHECKING, Final, Self
 
 from PIL import Image as Picture
 
-from tests.vm.channel import PATIENCE, Channel, Completed, GuestError, GuestTimeoutError, Process
+from tests.vm.channel import PATIENCE, Channel, GuestError
+from tests.vm.commanded import Commanded
 from tests.vm.qmp import Monitor, MonitorError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from tests.vm.image import Image
 
@@ -81,7 +81,7 @@ def missing() -> list[str]:
     ]
 
 
-class Guest:
+class Guest(Commanded):
     """A context manager: entered, the guest has booted and takes commands.
 
     ``directory`` is an existing directory for the console's log, which outlives the guest.
@@ -95,7 +95,6 @@ class Guest:
         self._qemu_log = directory / "qemu.log"
         self._directory = directory
         self._resources = contextlib.ExitStack()
-        self._channel: Channel
         self._monitor: Monitor
         self._qemu: subprocess.Popen[bytes]
         self._spice_port = 0
@@ -103,14 +102,11 @@ class Guest:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as rollback:
             self._start_qemu(rollback)
-            self._channel.wait_ready(BOOT_PATIENCE)
+            self.channel.wait_ready(BOOT_PATIENCE)
             # Drivers load beside the boot: without this the graphics card may come later.
             self.run(["udevadm", "settle"])
             self._resources = rollback.pop_all()
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self._resources.close()
 
     @property
     def pid(self) -> int:
@@ -122,60 +118,10 @@ class Guest:
         """Where a SPICE client connects; no password."""
         return f"spice://127.0.0.1:{self._spice_port}"
 
-    def console(self) -> str:
-        """All that the kernel and systemd have written to the serial console."""
-        return self.console_log.read_text(errors="replace").replace("\r", "")
-
-    def run(
-        self,
-        argv: Sequence[str],
-        *,
-        user: str = "root",
-        check: bool = True,
-        timeout: float = PATIENCE,
-        env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
-        stdin: bytes = b"",
-    ) -> Completed:
-        """Run a command to its end; with ``check``, raise CommandFailedError for a status but 0.
-
-        It runs in the user's home or ``cwd``, with a plain environment and ``env``, outside any
-        logind session. At the time-out it is killed and GuestTimeoutError raised.
-        """
-        process = self.spawn(argv, user=user, env=env, cwd=cwd, stdin=stdin)
-        try:
-            return process.wait(timeout, check=check)
-        except GuestTimeoutError:
-            process.kill(signal.SIGKILL)
-            raise
-
-    def spawn(
-        self,
-        argv: Sequence[str],
-        *,
-        user: str = "root",
-        env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
-        stdin: bytes = b"",
-    ) -> Process:
-        """Start a command and return at once; it ends by itself, by ``kill`` or with the guest."""
-        return self._channel.start(argv, user=user, env=env, cwd=cwd, stdin=stdin)
-
-    def push(self, path: str, data: bytes, *, mode: int = 0o644, user: str = "root") -> None:
-        """Write a file in the guest, owned by ``user``, and the directories above it."""
-        install = ["install", "-D", f"--mode={mode:o}", f"--owner={user}", "/dev/stdin", path]
-        self.run(install, stdin=data)
-
     def push_tree(self, source: Path, path: str = PROJECT) -> None:
         """Copy a directory of the host into the guest, owned by root, without hidden files."""
         self.run(["install", "-d", path])
         self.run(["tar", "--extract", "--no-same-owner"], cwd=path, stdin=_tar(source))
-
-    def read(self, path: str) -> bytes:
-        """Return the content of a file in the guest."""
-        process = self.spawn(["cat", "--", path])
-        process.wait(check=True)
-        return process.output()
 
     def wait_for_path(self, path: str, timeout: float = PATIENCE) -> None:
         """Wait until a path exists in the guest."""
@@ -202,9 +148,9 @@ class Guest:
         are commands that were started after this call and before the new boot.
         """
         # Not its end: it may be ended itself before it can tell.
-        before = self._channel.boots
+        before = self.channel.boots
         self.spawn(["systemctl", "reboot"])
-        self._channel.wait_ready(BOOT_PATIENCE, boots=before + 1)
+        self.channel.wait_ready(BOOT_PATIENCE, boots=before + 1)
         self.run(["udevadm", "settle"])
 
     def unplug_stream_port(self) -> None:
@@ -260,7 +206,7 @@ class Guest:
         resources.callback(self._stop_qemu)
         self._monitor = Monitor(ours[1][0])
         resources.callback(self._monitor.close)
-        self._channel = resources.enter_context(Channel(ours[0][0], self._epitaph))
+        self.channel = resources.enter_context(Channel(ours[0][0], self._epitaph))
 
     def _stop_qemu(self) -> None:
         # There is nothing in it to save: no disk that is kept, no file of the host.
