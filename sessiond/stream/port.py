@@ -8,22 +8,20 @@ So only STOP, NOTIFY_ERROR, a broken protocol or a host that hung up lead to a c
 import asyncio
 import logging
 import os
-import time
 from collections import deque
 from typing import Final, Protocol
 
-from sessiond.errors import PortBusyError, PortError, PortMissingError, ProtocolError
+from sessiond.errors import PortBusyError, PortError, ProtocolError
 from sessiond.model import Counters, Reason
 from sessiond.stream.freshness import Freshness
 from sessiond.stream.holder import holder_of
 from sessiond.stream.keep import KeptPort
 from sessiond.transport.aside import run_aside
-from sessiond.transport.backoff import Backoff
 from sessiond.transport.channel import Channel
 from sessiond.transport.edge import EdgePoller
 from sessiond.transport.fds import OwnedFd
-from sessiond.transport.names import NameWatch
-from sessiond.transport.port import OpenPort, adopt_port, open_port
+from sessiond.transport.opener import PortOpener
+from sessiond.transport.port import OpenPort, adopt_port
 from sessiond.wire.buffer import Bytes
 from sessiond.wire.device import Capabilities, NotifyError, Role, StartStop, Type, Unknown, pack
 from sessiond.wire.device_state import DeviceConnection
@@ -64,14 +62,10 @@ class HostPort:
         self._path = path
         self._poller = poller
         self._listener = listener
-        self._backoff = Backoff()
-        self._retry: asyncio.TimerHandle | None = None
-        self._next_try = 0.0
-        self._names: NameWatch | None = None  # while there is no port
+        self._opener = PortOpener(path, poller, self._take, self._on_fault)
         self._opened_at = 0.0
         self._frames = self._bytes = 0
         self._recent = deque[float](maxlen=RATE_FRAMES)  # when the newest frames had left
-        self._complaint = ""
         self._reset()
 
     def _reset(self) -> None:
@@ -85,22 +79,16 @@ class HostPort:
 
     def open(self) -> None:
         """Open the port, now or as soon as that is possible; ``on_port`` tells."""
-        self._wait_no_more()
-        # Watched before it is tried: what changes in between is not missed.
-        self._names = self._names or NameWatch(self._path, self._poller, self.open)
-        try:
-            port = open_port(self._path)
-        except PortError as error:
-            self._complain(error)
-            if not (isinstance(error, PortMissingError) and self._names.is_watching):
-                self._open_later()
-            return
+        self._opener.open()
+
+    def _take(self, port: OpenPort) -> None:
         self._begin(port)
         log.info("port %s is open", self._path)
         self._listener.on_port(None, "")
 
     def adopt(self, kept: KeptPort) -> None:
         """Go on with a port in mid-stream, as if it had been ours all along."""
+        self._opener.rest()
         self._begin(adopt_port(kept.fd, kept.path))
         for said in (Capabilities(kept.quality), StartStop(kept.codecs)):
             for _message in self._device.receive(pack(said)):
@@ -124,16 +112,13 @@ class HostPort:
         )  # fmt: skip
 
     def _begin(self, port: OpenPort) -> None:
-        self._forget_names()
         self._reset()
-        self._complaint = ""
         self._opened_at = self._loop.time()
         self._channel = Channel(port, self._poller, self)
 
     def close(self) -> None:
         """Close it for good, or until ``open``."""
-        self._wait_no_more()
-        self._forget_names()
+        self._opener.rest()
         self._calm()
         if self._channel:
             self._channel.close()
@@ -142,11 +127,11 @@ class HostPort:
     @property
     def is_held(self) -> bool:
         """Whether it is open, or will be as soon as that is possible."""
-        return self._channel is not None or self._retry is not None or self._names is not None
+        return self._channel is not None or self._opener.is_waiting
 
     def next_try(self) -> float:
         """Return the time of the next try to open it in seconds since 1970, 0 for none."""
-        return self._next_try if self._retry else 0.0
+        return self._opener.next_try()
 
     def counters(self) -> Counters:
         """Return what was sent so far, in all openings."""
@@ -242,21 +227,6 @@ class HostPort:
                 self._recent.append(self._loop.time())
             self._listener.on_frame_sent(self._freshness.delay(self._loop.time()))
 
-    def _open_later(self) -> None:
-        delay = self._backoff.delay()
-        self._retry = self._loop.call_later(delay, self.open)
-        self._next_try = time.time() + delay
-
-    def _wait_no_more(self) -> None:
-        if self._retry:
-            self._retry.cancel()
-            self._retry = None
-
-    def _forget_names(self) -> None:
-        if self._names:
-            self._names.close()
-            self._names = None
-
     def _calm(self) -> None:
         if self._watchdog:
             self._watchdog.cancel()
@@ -272,7 +242,7 @@ class HostPort:
             return
         log.warning("port %s: %s; opening it again", self._path, reason)
         if self._loop.time() - self._opened_at > STEADY:
-            self._backoff.reset()
+            self._opener.reset()
         self.close()
         was_stalled = self._is_stalled
         self._reset()
@@ -281,12 +251,9 @@ class HostPort:
         # First that it is gone: who hears that nobody watches might open it at once.
         self._listener.on_port(Reason.HOST_REFUSED, f"The stream port was closed: {reason}.")
         self._listener.on_stop()
-        self._open_later()
+        self._opener.open_later()
 
-    def _complain(self, error: PortError) -> None:
-        if str(error) == self._complaint:
-            return  # told already; and looking through /proc takes its time
-        self._complaint = str(error)
+    def _on_fault(self, error: PortError) -> None:
         log.warning("%s", error)
         is_busy = isinstance(error, PortBusyError)
         self._listener.on_port(Reason.PORT_BUSY if is_busy else Reason.PORT_MISSING, f"{error}.")
@@ -295,7 +262,7 @@ class HostPort:
             search.add_done_callback(lambda done: self._name_holder(str(error), done))
 
     def _name_holder(self, complaint: str, search: "asyncio.Future[int]") -> None:
-        if search.cancelled() or complaint != self._complaint:
+        if search.cancelled() or complaint != self._opener.fault:
             return
         if pid := search.result():
             log.warning("%s (process %d)", complaint, pid)

@@ -13,13 +13,12 @@ from typing import Final, Protocol
 
 from sessiond.errors import PortError, PortMissingError
 from sessiond.transport.accept import Acceptor
-from sessiond.transport.backoff import Backoff
 from sessiond.transport.drops import Drops
 from sessiond.transport.edge import EdgePoller
 from sessiond.transport.fds import OwnedFd
 from sessiond.transport.listening import listen_at
-from sessiond.transport.names import NameWatch
-from sessiond.transport.port import OpenPort, open_port
+from sessiond.transport.opener import PortOpener
+from sessiond.transport.port import OpenPort
 
 log = logging.getLogger(__name__)
 
@@ -59,28 +58,16 @@ class PortPlace:
     def __init__(self, path: str, poller: EdgePoller, on_open: OnOpen) -> None:
         self._loop = asyncio.get_running_loop()
         self._path = path
-        self._poller = poller
         self._on_open = on_open
-        self._backoff = Backoff()
-        self._retry: asyncio.Handle | None = None
-        self._names: NameWatch | None = None  # while there is no port
+        self._opener = PortOpener(path, poller, self._take, _complain)
+        self._again: asyncio.Handle | None = None
         self._kept: OwnedFd | None = None
-        self._complaint = ""
 
     def open(self) -> None:
         """Open it, now or as soon as that is possible."""
-        self._wait_no_more()
-        # Watched before it is tried: what changes in between is not missed.
-        self._names = self._names or NameWatch(self._path, self._poller, self.open)
-        try:
-            port = open_port(self._path)
-        except PortError as error:
-            self._complain(error)
-            if not (isinstance(error, PortMissingError) and self._names.is_watching):
-                self._retry = self._loop.call_later(self._backoff.delay(), self.open)
-            return
-        self._forget_names()
-        self._complaint = ""
+        self._opener.open()
+
+    def _take(self, port: OpenPort) -> None:
         log.debug("port %s is open", self._path)
         if port.waits_for_host:
             self._kept = port.fd
@@ -101,16 +88,17 @@ class PortPlace:
     def open_again(self, *, has_worked: bool) -> None:
         """Do so at once after a host that has spoken: they come and go. Else after a while."""
         if has_worked:
-            self._backoff.reset()
-            self._retry = self._loop.call_soon(self._give if self._kept else self.open)
+            self._opener.reset()
+            self._again = self._loop.call_soon(self._give if self._kept else self.open)
         else:
             self._forget_port()
-            self._retry = self._loop.call_later(self._backoff.delay(), self.open)
+            self._opener.open_later()
 
     def close(self) -> None:
         """Open it no more; a second call does nothing."""
-        self._wait_no_more()
-        self._forget_names()
+        self._opener.rest()
+        if self._again:
+            self._again.cancel()
         self._forget_port()
 
     def _forget_port(self) -> None:
@@ -118,22 +106,11 @@ class PortPlace:
             self._kept.close()
             self._kept = None
 
-    def _wait_no_more(self) -> None:
-        if self._retry:
-            self._retry.cancel()
-            self._retry = None
 
-    def _forget_names(self) -> None:
-        if self._names:
-            self._names.close()
-            self._names = None
-
-    def _complain(self, error: PortError) -> None:
-        if str(error) != self._complaint:
-            # Many machines have no such port, and want none.
-            level = logging.INFO if isinstance(error, PortMissingError) else logging.WARNING
-            log.log(level, "the host channel waits: %s", error)
-        self._complaint = str(error)
+def _complain(error: PortError) -> None:
+    # Many machines have no such port, and want none.
+    level = logging.INFO if isinstance(error, PortMissingError) else logging.WARNING
+    log.log(level, "the host channel waits: %s", error)
 
 
 class ListeningPlace:

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from sessiond.errors import SessiondError
 from sessiond.model import Event
-from sessiond.transport import backoff
+from sessiond.transport import backoff, opener
 from sessiond.transport.fds import OwnedFd
 from sessiond.transport.port import OpenPort
-from sessiond.users import asks, conversation, place
+from sessiond.users import asks, conversation
 from sessiond.users.conversation import MAX_IN_WORK, MAX_UNSENT
 from sessiond.wire import rpc
 from sessiond.wire.qga import USERNAME
@@ -877,7 +877,7 @@ async def test_virtio_port_is_kept_open_from_host_to_host(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, theirs = virtio_port()
-    monkeypatch.setattr(place, "open_port", ours.pop)
+    monkeypatch.setattr(opener, "open_port", ours.pop)
     with theirs:
         async with world(tmp_path, place="/dev/port"):
             for end in range(1, len(PING)):
@@ -892,7 +892,7 @@ async def test_virtio_port_whose_host_goes_with_a_call_pending(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, theirs = virtio_port()
-    monkeypatch.setattr(place, "open_port", ours.pop)
+    monkeypatch.setattr(opener, "open_port", ours.pop)
     with theirs:
         async with world(tmp_path, place="/dev/port") as it, await it.agent() as agent:
             theirs.send(json.dumps(wrapped("slow")).encode() + b'{"execute": "guest-')
@@ -914,7 +914,7 @@ async def test_virtio_port_that_was_unplugged_is_opened_anew(
     ports, theirs = virtio_port()
     more, others = virtio_port()
     ports[:0] = more
-    monkeypatch.setattr(place, "open_port", ports.pop)
+    monkeypatch.setattr(opener, "open_port", ports.pop)
     with others, socket.socket(socket.AF_UNIX) as unplugged:
         async with world(tmp_path, place="/dev/port") as it:
             theirs.send(PING)
@@ -952,7 +952,8 @@ async def test_pty(tmp_path: Path) -> None:
 async def test_missing_port_costs_no_wake_up(tmp_path: Path) -> None:
     async with world(tmp_path, place=str(tmp_path / "port")) as it:
         waits = it.host._place
-        assert waits._retry is None  # type: ignore[attr-defined]
+        assert waits._opener.is_waiting  # type: ignore[attr-defined]
+        assert not waits._opener.next_try()  # type: ignore[attr-defined]
         it.host.close()
         it.host.close()
 
