@@ -23,7 +23,6 @@ from sessiond.errors import SessiondError
 from sessiond.transport.memory import keep_freed
 from sessiond.wire.link import Config
 
-PLACEHOLDER: Final = "placeholder"
 _OF_NO_SESSION: Final = ("pattern", "kms")  # displays that are not to be found, but given
 _PR_SET_DUMPABLE: Final = 4  # linux/prctl.h
 _KEPT: Final = 4 << 20  # bytes; a frame of 1080p takes 0.3 MB in each of its forms
