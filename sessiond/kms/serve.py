@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from sessiond.errors import ProtocolError, SessiondError
-from sessiond.kms.card import Card
+from sessiond.kms.card import Card, Screen
 from sessiond.kms.view import RefusalError, planes
 from sessiond.transport import rights
 from sessiond.transport.peer import peer_of
@@ -167,8 +167,9 @@ class Helper:
         self._check(ask)
         for _ in range(_TRIES):
             for card in self._cards:
-                if card.screen().crtcs:
-                    found = _seen(card, ask, fds)
+                screen = card.screen()
+                if screen.crtcs:
+                    found = _seen(card, screen, ask, fds)
                     break
             else:
                 raise RefusalError(Code.OFF, "no output of the graphics card shows anything")
@@ -198,9 +199,8 @@ class Helper:
             self._control.send(pack_control(message), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 
-def _seen(card: Card, ask: Ask, fds: list[int]) -> list[Plane]:
-    """Return what a card shows, nothing if that changed meanwhile."""
-    screen = card.screen()
+def _seen(card: Card, screen: Screen, ask: Ask, fds: list[int]) -> list[Plane]:
+    """Return what a card shows, which was ``screen`` just now; nothing if that has changed."""
     with card.opened(screen.framebuffers) as buffers:
         if len(buffers) < len(screen.framebuffers):
             return []

@@ -144,6 +144,17 @@ def test_flip_while_buffers_are_opened(served: ServedCard, card: MemoryCard) -> 
     assert refusal(served).code is Code.RESTLESS
 
 
+@pytest.mark.parametrize("what", list(Ask))
+def test_a_look_reads_the_card_before_and_after(
+    served: ServedCard, card: MemoryCard, what: Ask
+) -> None:
+    """Each time takes ioctls for all outputs and planes, at every look."""
+    served.grant(is_given=True)
+    before = card.read
+    ask(served, what)
+    assert card.read - before == 2
+
+
 def test_framebuffer_that_is_gone(served: ServedCard, card: MemoryCard) -> None:
     served.grant(is_given=True)
     card.crtcs[0] = card.crtcs[0]._replace(framebuffer=99)
