@@ -199,7 +199,11 @@ KEYS: Final[Mapping[str, Key]] = {
         is_live=True,
     ),
     "stream.deny_users": Key(
-        (), _texts, "a list of user names", "users whose sessions are never shown", is_live=True
+        (),
+        _texts,
+        'a list of user names, or of their numbers, such as ["alice", "1001"]',
+        "users whose sessions are never shown",
+        is_live=True,
     ),
     "stream.codec": Key(
         "auto",
@@ -252,7 +256,7 @@ KEYS: Final[Mapping[str, Key]] = {
         "auto",
         _backends,
         _BACKENDS_ALLOWED,
-        "the same for text sessions, and for virtual terminals without a session",
+        "the same for text sessions, also with startx, and for virtual terminals without a session",
         is_live=True,
     ),
     "capture.kms": Key(
@@ -272,7 +276,10 @@ KEYS: Final[Mapping[str, Key]] = {
         is_live=True,
     ),
     "capture.cards": Key(
-        "/dev/dri", _file, "an absolute path", "the folder of the graphics cards' devices"
+        "/dev/dri",
+        _file,
+        "an absolute path",
+        "the folder that tells whether there is a graphics card",
     ),
     "switch.auto": Key(
         "off",

@@ -23,9 +23,10 @@ _LOOK: Final = "Look into its log: journalctl -u spice-sessiond."
 _REMEDIES: Final = {
     "port-missing": _GIVE_PORT,
     "port-busy": "End that program, which may be spice-streaming-agent.",
-    "no-display-found": "Is the session's X server running? " + _LOOK,
-    "display-refused": "The session's X server does not let its own user in: look at its xauth.",
-    "type-unsupported": "What may capture it: capture.order in spice-sessiond(8).",
+    "text-console": "To show it as it is takes the graphics card: see that check.",
+    "no-display-found": "Is the session's X server running, or its compositor? " + _LOOK,
+    "display-refused": "If an X server does not let its own user in, look at its xauth.",
+    "type-unsupported": "What may capture it: capture.order and others, in spice-sessiond(8).",
     "agent-crashed": _LOOK,
     "agent-timeout": _LOOK,
     "host-refused": _LOOK,
