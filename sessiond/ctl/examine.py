@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import importlib.util
 import os
+import re
 import shutil
 from argparse import Namespace
 from dataclasses import replace
@@ -16,6 +17,7 @@ from sessiond.ctl.doctor import doctor_page
 from sessiond.ctl.findings import Findings, Means
 from sessiond.ctl.users import own_name
 from sessiond.ctl.view import Page
+from sessiond.displays.candidates import has_listener
 from sessiond.displays.cards import has_card
 from sessiond.errors import BusCallError, BusError, UsageError
 from sessiond.stream.holder import holder_of
@@ -24,6 +26,8 @@ from sessiond.transport.bus import Bus
 
 _LOGIND: Final = "org.freedesktop.login1"
 _POLKIT: Final = "org.freedesktop.PolicyKit1"
+_RUNTIME: Final = "/run/user"  # the folder of all users' runtime directories
+_PIPEWIRE: Final = "pipewire-0"
 _SESSION_MANAGERS: Final = frozenset({"wireplumber", "pipewire-media-"})
 _AGENTS_PATH: Final = "/usr/local/bin:/usr/bin:/bin"  # PATH of what the daemon starts
 
@@ -79,14 +83,12 @@ def _look_for_means(found: Findings) -> Means:
         found.means, may_help_itself=may_read_cards(found.pid), has_libpipewire=_has_library()
     )
     uid, _user = (found.front or {}).get("User", (None, ""))
-    runtime = f"/run/user/{uid}"
-    if uid is None or not os.access(runtime, os.X_OK):
+    if uid is None or os.getuid() not in {0, uid}:  # nobody else sees all of it
         return means
-    socket = f"{runtime}/pipewire-0"
     return replace(
         means,
-        pipewire=socket,
-        has_pipewire=os.path.exists(socket),
+        pipewire=f"{_RUNTIME}/{uid}/{_PIPEWIRE}",
+        has_pipewire=has_listener(int(uid), re.escape(_PIPEWIRE), _RUNTIME),
         has_wireplumber=not _SESSION_MANAGERS.isdisjoint(_programs_of(int(uid))),
     )
 
