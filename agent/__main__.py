@@ -21,6 +21,7 @@ log = logging.getLogger("spice-session-agent")
 
 _STATUSES: Final = {UsageError: 2, RunningError: 3}
 _INTERRUPTED: Final = 128 + 2  # SIGINT: as a shell has it
+_PR_SET_DUMPABLE: Final = 4  # linux/prctl.h
 
 # Each imports what it needs, and nothing of what the others do.
 _COMMANDS: Final = {
@@ -43,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = parse(sys.argv[1:] if argv is None else argv)
         command = options.command
+        if getattr(options, "kms_fd", None) is not None:
+            _hide()  # before all that is still to be loaded
         if options.debug:
             logging.getLogger().setLevel(logging.DEBUG)
         _command(command)(options)
@@ -53,6 +56,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # before anybody took the signal over
         return 0 if command in _AGENTS else _INTERRUPTED
     return 0
+
+
+def _hide() -> None:
+    """Keep others of our user out of this process, and its memory out of files (prctl(2)).
+
+    Who is given the card runs as nobody, as others may; what it sees is for the host alone.
+    """
+    import ctypes  # noqa: PLC0415 (for this alone)
+
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _command(name: str) -> Callable[[argparse.Namespace], None]:

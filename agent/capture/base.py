@@ -52,7 +52,10 @@ def merged(one: frozenset[int] | None, other: frozenset[int] | None) -> frozense
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """A cursor's shape: rows of B, G, R, A bytes, premultiplied."""
+    """A cursor's shape: rows of B, G, R, A bytes, premultiplied.
+
+    Its hot spot is as its client has named it, which may be outside of it.
+    """
 
     width: int
     height: int

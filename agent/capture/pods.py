@@ -187,8 +187,7 @@ def _parse_bitmap(untrusted: memoryview, at: int, hot: tuple[int, int]) -> Curso
     pixels = bytearray().join(rows)
     if kind in _REDS_FIRST:
         pixels[0::4], pixels[2::4] = pixels[2::4], pixels[0::4]
-    hot_x, hot_y = (min(max(place, 0), MAX_SIDE) for place in hot)
-    return Cursor(width, height, hot_x, hot_y, bytes(pixels))
+    return Cursor(width, height, *hot, bytes(pixels))
 
 
 def _cursor_size(side: int) -> int:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Final
 
 from sessiond.wire.device import DeviceDisplayInfo
+from sessiond.wire.kms import is_card
 
 _SYSFS: Final = Path("/sys/class/drm")
 _ROOT: Final = "/sys/devices/pci"
 _DOMAIN: Final = re.compile(r"([0-9a-f]{4,8}):[0-9a-f]{2}")
 _DEVICE: Final = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:([0-9a-f]{2}\.[0-9a-f])")
-_CARD: Final = re.compile(r"card\d+")
 
 
 def device_address(path: str) -> str:
@@ -56,7 +56,7 @@ def display_info(outputs: Sequence[str], sysfs: Path = _SYSFS) -> DeviceDisplayI
 
 def _cards(sysfs: Path) -> list[Path]:
     try:
-        return sorted(entry for entry in sysfs.iterdir() if _CARD.fullmatch(entry.name))
+        return sorted(entry for entry in sysfs.iterdir() if is_card(entry.name))
     except OSError:
         return []
 

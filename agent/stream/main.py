@@ -23,9 +23,7 @@ from sessiond.errors import SessiondError
 from sessiond.transport.memory import keep_freed
 from sessiond.wire.link import Config
 
-PLACEHOLDER: Final = "placeholder"
 _OF_NO_SESSION: Final = ("pattern", "kms")  # displays that are not to be found, but given
-_PR_SET_DUMPABLE: Final = 4  # linux/prctl.h
 _KEPT: Final = 4 << 20  # bytes; a frame of 1080p takes 0.3 MB in each of its forms
 
 
@@ -33,8 +31,6 @@ def stream(options: argparse.Namespace) -> None:
     """Stream until told to end. Raises SessiondError."""
     _spare_uname()
     keep_freed(_KEPT)
-    if options.kms_fd is not None:
-        _hide()
     encoders = find_encoders(options.plugins_dir)
     framerate, values = codec_options(options.codec_option, encoders)
     wanted = checked_names([name for name in options.codec.split(",") if name], encoders)
@@ -70,16 +66,6 @@ def placeholder(options: argparse.Namespace) -> None:
     frames = FrameLog("", binary=False, frames=False)
     make_codecs = codec_maker(find_encoders(), wanted=("mjpeg",))  # of one picture
     asyncio.run(run_link(options.link_fd, open_picture, make_codecs, frames))
-
-
-def _hide() -> None:
-    """Keep others of our user out of this process, and its memory out of files (prctl(2)).
-
-    Who is given the card runs as nobody, as others may; what it sees is for the host alone.
-    """
-    import ctypes  # noqa: PLC0415 (for this alone)
-
-    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _spare_uname() -> None:

@@ -284,8 +284,10 @@ class Streamer:
                 cursor.width, cursor.height, MAX_CURSOR_SIDE,
             )  # fmt: skip
         else:
-            shape = (cursor.width, cursor.height, cursor.hot_x, cursor.hot_y)
-            self._put(CursorSet(*shape, cursor.pixels))
+            # A Wayland client may name any place, which a message may have no room for.
+            hot_x = min(max(cursor.hot_x, 0), cursor.width - 1)
+            hot_y = min(max(cursor.hot_y, 0), cursor.height - 1)
+            self._put(CursorSet(cursor.width, cursor.height, hot_x, hot_y, cursor.pixels))
 
     def _put(self, message: Message) -> None:
         self._sender.put(message.TYPE, self._pack(message))

@@ -12,6 +12,7 @@ from sessiond.ctl.means import graphics_card, pipewire
 from sessiond.ctl.outcome import START_IT, Exit
 from sessiond.ctl.status import because, codec, describe, display
 from sessiond.ctl.view import Cell, Page, Style, Table, safe
+from sessiond.stream.kms import NOT_READ
 
 _STYLES: Final = {OK: Style.GOOD, FAIL: Style.BAD, SKIP: Style.WARN}
 
@@ -218,10 +219,12 @@ def _user_agent(found: Findings) -> Answer:
 
 def _why(found: Findings) -> str:
     """Return the daemon's sentence, with a remedy where it has none."""
-    reason = found.told("Reason")
+    reason, text = found.told("Reason"), found.told("ReasonText")
+    if NOT_READ in text:  # what is wrong is with the card or its helper, and the sentence says what
+        return text
     is_wayland = (found.front or {}).get("Type") == "wayland"
     remedies = _REMEDIES | (_WAYLAND_REMEDIES if is_wayland else {})
-    return f"{found.told('ReasonText')} {remedies.get(reason, '')}".strip()
+    return f"{text} {remedies.get(reason, '')}".strip()
 
 
 def _codecs(manager: Properties) -> str:

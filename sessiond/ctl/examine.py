@@ -17,15 +17,18 @@ from sessiond.ctl.doctor import doctor_page
 from sessiond.ctl.findings import Findings, Means
 from sessiond.ctl.users import own_name
 from sessiond.ctl.view import Page
+from sessiond.displays.candidates import has_listener
 from sessiond.displays.cards import has_card
 from sessiond.errors import BusCallError, BusError, UsageError
 from sessiond.stream.holder import holder_of
+from sessiond.stream.kms import may_read_cards
 from sessiond.transport.bus import Bus
 
 _LOGIND: Final = "org.freedesktop.login1"
 _POLKIT: Final = "org.freedesktop.PolicyKit1"
+_RUNTIME: Final = "/run/user"  # the folder of all users' runtime directories
+_PIPEWIRE: Final = "pipewire-0"
 _SESSION_MANAGERS: Final = frozenset({"wireplumber", "pipewire-media-"})
-_CAP_SYS_ADMIN: Final = 1 << 21  # linux/capability.h
 _AGENTS_PATH: Final = "/usr/local/bin:/usr/bin:/bin"  # PATH of what the daemon starts
 
 
@@ -77,17 +80,15 @@ def _look_around(config: Path | None) -> Findings:
 def _look_for_means(found: Findings) -> Means:
     """Return the means with those of the daemon's process and of the session in front."""
     means = replace(
-        found.means, may_help_itself=_may_help_itself(found.pid), has_libpipewire=_has_library()
+        found.means, may_help_itself=may_read_cards(found.pid), has_libpipewire=_has_library()
     )
     uid, _user = (found.front or {}).get("User", (None, ""))
-    runtime = f"/run/user/{uid}"
-    if uid is None or not os.access(runtime, os.X_OK):
+    if uid is None or os.getuid() not in {0, uid}:  # nobody else sees all of it
         return means
-    socket = f"{runtime}/pipewire-0"
     return replace(
         means,
-        pipewire=socket,
-        has_pipewire=os.path.exists(socket),
+        pipewire=f"{_RUNTIME}/{uid}/{_PIPEWIRE}",
+        has_pipewire=has_listener(int(uid), re.escape(_PIPEWIRE), _RUNTIME),
         has_wireplumber=not _SESSION_MANAGERS.isdisjoint(_programs_of(int(uid))),
     )
 
@@ -98,15 +99,6 @@ def _has_library() -> bool:
     except OSError:
         return False
     return True
-
-
-def _may_help_itself(pid: int) -> bool:
-    try:
-        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return False
-    match = re.search(r"^CapEff:\s*([0-9a-f]+)$", status, re.MULTILINE)
-    return match is not None and bool(int(match[1], 16) & _CAP_SYS_ADMIN)
 
 
 def _programs_of(uid: int) -> set[str]:

@@ -95,14 +95,20 @@ def has_display(session: Session, pids: Sequence[int]) -> bool:
 
 
 def has_compositor(uid: int, folder: str = "/run/user") -> bool:
-    """Whether somebody listens at a name that the user's Wayland compositors have in ``folder``.
+    """Whether somebody listens at a name that the user's Wayland compositors have in ``folder``."""
+    return has_listener(uid, r"wayland-\d+", folder)
 
-    The kernel's own list tells (proc_pid_net(5)): nothing there is looked at.
+
+def has_listener(uid: int, name: str, folder: str = "/run/user") -> bool:
+    """Whether somebody listens in a user's runtime directory, at what ``name`` matches all of.
+
+    The kernel's own list tells (proc_pid_net(5)): nothing there, links to elsewhere among it, is
+    looked at.
     """
     listening = r"^[0-9a-f]+: [0-9A-F]{8} 0{8} 00010000 0001 \d\d +\d+ "
-    name = rf"{re.escape(folder)}/{uid}/wayland-\d+$"
+    place = rf"{re.escape(folder)}/{uid}/(?:{name})$"
     text = Path("/proc/net/unix").read_text(encoding="utf-8", errors="replace")
-    return re.search(listening + name, text, re.MULTILINE) is not None
+    return re.search(listening + place, text, re.MULTILINE) is not None
 
 
 def _root_servers(proc: Path) -> list[XServer]:

@@ -5,16 +5,13 @@ Whether it can indeed is for who opens it: the daemon never does.
 
 import logging
 import os
-import re
 from collections.abc import Callable
-from typing import Final
 
 from sessiond.transport.edge import EdgePoller
 from sessiond.transport.names import NameWatch
+from sessiond.wire.kms import is_card
 
 log = logging.getLogger(__name__)
-
-_CARD: Final = re.compile(r"card\d+")  # beside render nodes, which show nothing (drm(7))
 
 
 class Cards:
@@ -44,6 +41,6 @@ class Cards:
 def has_card(folder: str) -> bool:
     """Whether a folder such as /dev/dri holds one; false if there is no such folder."""
     try:
-        return any(_CARD.fullmatch(name) for name in os.listdir(folder))
+        return any(map(is_card, os.listdir(folder)))
     except OSError:
         return False

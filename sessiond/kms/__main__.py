@@ -25,7 +25,7 @@ def main() -> int:
         return 2
     with control:
         try:
-            Helper(control, open_cards, Console()).run()
+            Helper(control, open_cards, Console).run()
         except SessiondError as error:
             print(f"spice-sessiond-kms: {error}", file=sys.stderr)  # noqa: T201 (no logging here)
     return 0

@@ -8,10 +8,10 @@ from typing import Final, NamedTuple
 
 from sessiond.errors import SessiondError
 from sessiond.kms.drm import Capability, Crtc, Device, Framebuffer
+from sessiond.wire.kms import is_card
 
 FOLDER: Final = "/dev/dri"
 UDEV: Final = "/run/udev/data"
-_NAME: Final = re.compile(r"card[0-9]{1,3}")
 _VT_SEAT: Final = "seat0"
 _CURSOR: Final = 2  # of a plane's property "type" (drm_mode.h: enum drm_plane_type)
 
@@ -169,7 +169,7 @@ def open_cards(
     cards = []
     try:
         with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if _NAME.fullmatch(entry.name))
+            names = sorted(entry.name for entry in entries if is_card(entry.name))
     except OSError:
         names = []
     for name in names:

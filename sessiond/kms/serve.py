@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from sessiond.errors import ProtocolError, SessiondError
-from sessiond.kms.card import Card
+from sessiond.kms.card import Card, Screen
 from sessiond.kms.view import RefusalError, planes
 from sessiond.transport import rights
 from sessiond.transport.peer import peer_of
@@ -58,6 +58,9 @@ class Console:
         os.close(self._fd)
 
 
+OpenConsole = Callable[[], Console]
+
+
 class _EndError(Exception):
     """Somebody has hung up."""
 
@@ -69,11 +72,15 @@ class Helper:
     """
 
     def __init__(
-        self, control: socket.socket, open_cards: OpenCards, console: Console, owner: int = 0
+        self,
+        control: socket.socket,
+        open_cards: OpenCards,
+        open_console: OpenConsole,
+        owner: int = 0,
     ) -> None:
         self._control = control
         self._open_cards = open_cards
-        self._console = console
+        self._open_console = open_console
         self._owner = owner
         self._cards: list[Card] = []
         self._sockets: list[socket.socket] = []  # that have come
@@ -85,8 +92,10 @@ class Helper:
         try:
             if peer_of(self._control).uid != self._owner:
                 raise SessiondError("this is for root alone")  # noqa: TRY301
-            self._begin()
-            self._serve()
+            self._meet()
+            with contextlib.closing(self._open_console()) as self._console:
+                self._begin()
+                self._serve()
         except _EndError:
             return
         except (OSError, SessiondError) as error:
@@ -98,13 +107,15 @@ class Helper:
             for sock in self._sockets:
                 sock.close()
 
-    def _begin(self) -> None:
+    def _meet(self) -> None:
         select.select([self._control], [], [])
         message = self._control_message(room=1)
         if not isinstance(message, Serve):
             raise ProtocolError("the daemon does not say who is served")
         self._agent = self._sockets[0]
         self._tty = f"tty{message.vt}"
+
+    def _begin(self) -> None:
         self._cards, faults = self._open_cards()
         if not self._cards:
             raise SessiondError(f"no card can be looked at: {faults}")
@@ -167,8 +178,9 @@ class Helper:
         self._check(ask)
         for _ in range(_TRIES):
             for card in self._cards:
-                if card.screen().crtcs:
-                    found = _seen(card, ask, fds)
+                screen = card.screen()
+                if screen.crtcs:
+                    found = _seen(card, screen, ask, fds)
                     break
             else:
                 raise RefusalError(Code.OFF, "no output of the graphics card shows anything")
@@ -198,9 +210,8 @@ class Helper:
             self._control.send(pack_control(message), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 
-def _seen(card: Card, ask: Ask, fds: list[int]) -> list[Plane]:
-    """Return what a card shows, nothing if that changed meanwhile."""
-    screen = card.screen()
+def _seen(card: Card, screen: Screen, ask: Ask, fds: list[int]) -> list[Plane]:
+    """Return what a card shows, which was ``screen`` just now; nothing if that has changed."""
     with card.opened(screen.framebuffers) as buffers:
         if len(buffers) < len(screen.framebuffers):
             return []

@@ -241,8 +241,9 @@ class Agent:
             case Stats():
                 self.stats = message
                 self._listener.on_stats(self, message)
-            case Failed():
-                self._failed = message
+            case Failed(reason, text):
+                is_unread = self._helper and reason == Reason.DISPLAY_REFUSED
+                self._failed = _unread(text) if is_unread else message
                 self._end()  # by itself, or else by force
 
     def _relay(self, message: DeviceMessage) -> None:
@@ -271,7 +272,7 @@ class Agent:
     def _on_helper_lost(self, why: str) -> None:
         """Let it end, as it does when its socket to the helper has."""
         if not self._is_ending:
-            self._failed = Failed(Reason.DISPLAY_REFUSED, f"{NOT_READ}: {why}.")
+            self._failed = _unread(why)
             self._end()
 
     def _send(self, message: ToAgent) -> None:
@@ -311,10 +312,14 @@ class Agent:
             self._helper.read_rest()  # what it has said is the cause, and the agent's words follow
             self._helper.close()
             if self._helper.error:
-                text = f"{NOT_READ}: {self._helper.error}."
-                self._failed = Failed(Reason.DISPLAY_REFUSED, text)
+                self._failed = _unread(self._helper.error)
         end = Exit(status, self._failed, self.ready is not None, self._was_asked)
         self._listener.on_exit(self, end)
+
+
+def _unread(why: str) -> Failed:
+    """Return that the card cannot be read; ``why`` is a clause."""
+    return Failed(Reason.DISPLAY_REFUSED, f"{NOT_READ}: {why.rstrip('.')}.")
 
 
 StartAgent = Callable[[AgentStart], Agent]

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -194,7 +195,7 @@ def _connect(path: str) -> socket.socket | None:
         control.close()
         if error.errno not in _NOBODY_LISTENS:
             raise HelperError(f"the helper at {path}: {error.strerror}") from None
-        if _may_help_ourselves():
+        if may_read_cards(os.getpid()):
             return None
         text = f"no helper listens at {path} (systemctl start {SOCKET_UNIT})"
         raise HelperError(text) from None
@@ -204,10 +205,14 @@ def _connect(path: str) -> socket.socket | None:
     return control
 
 
-def _may_help_ourselves() -> bool:
-    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    effective = status.partition("\nCapEff:\t")[2].partition("\n")[0]
-    return bool(int(effective or "0", 16) & _CAP_SYS_ADMIN)
+def may_read_cards(pid: int) -> bool:
+    """Whether a process has what a helper needs, and so can start one of its own."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    effective = re.search(r"^CapEff:\s*([0-9a-f]+)$", status, re.MULTILINE)
+    return effective is not None and bool(int(effective[1], 16) & _CAP_SYS_ADMIN)
 
 
 def _start_own() -> socket.socket:

@@ -11,6 +11,7 @@ of the standard library along.
 
 import enum
 import json
+import re
 import struct
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
@@ -23,6 +24,13 @@ MAX_SIDE: Final = 8192  # pixels, of the whole picture and of a buffer
 MAX_OUTPUTS: Final = 16
 MAX_PLANES: Final = 2 * MAX_OUTPUTS  # each output may have a cursor
 MAX_VT: Final = 63
+_CARD: Final = re.compile(r"card[0-9]+")  # beside render nodes, which show nothing (drm(7))
+
+
+def is_card(name: str) -> bool:
+    """Whether this is the name of a graphics card, as in /dev/dri and /sys/class/drm."""
+    return _CARD.fullmatch(name) is not None
+
 
 # The daemon's end.
 

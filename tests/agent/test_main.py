@@ -107,6 +107,29 @@ def test_no_back_end_is_loaded_but_its_own(
     assert display in done.stderr
 
 
+@pytest.mark.parametrize(("card", "is_hidden"), [(("--kms-fd", "0"), True), ((), False)])
+def test_who_is_given_the_card_hides_before_it_loads_the_rest(
+    card: tuple[str, ...], *, is_hidden: bool
+) -> None:
+    """What others of nobody's could do until then, they could do for all that takes."""
+    code = f"""if True:
+    import ctypes, sys
+    from agent.__main__ import main
+    seen = []
+    def hook(event, arguments):
+        if event == "import" and arguments[0] == "agent.stream.app":
+            seen.append(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))  # PR_GET_DUMPABLE
+    sys.addaudithook(hook)
+    main(["stream", "--capture", "kms", "--port", "/dev/ptmx", *{card!r}])
+    assert seen == [{int(not is_hidden)}], seen
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 def start(*argv: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "agent", *argv], cwd=ROOT, stderr=subprocess.PIPE, text=True

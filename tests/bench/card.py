@@ -92,9 +92,9 @@ def served(directory: Path) -> Iterator[int]:
         yield ours.fileno()
 
 
-def _serve(control: socket.socket, console: Console, card: TurningCard) -> None:
+def _serve(control: socket.socket, card: TurningCard, active: Path) -> None:
     try:
-        Helper(control, lambda: ([card], ""), console, os.geteuid()).run()
+        Helper(control, lambda: ([card], ""), lambda: Console(str(active)), os.geteuid()).run()
     except SessiondError as error:  # as where an agent is ended before it has read its answer
         print(error, file=sys.stderr)
 
@@ -115,10 +115,9 @@ def main() -> None:
         print(f"/proc/{os.getpid()}/fd/{memory.fd}", flush=True)
         while True:
             control, _ = listener.accept()
-            console = Console(str(directory / _ACTIVE))
             card = TurningCard(memory, cursor, directory)
-            with control, contextlib.closing(console):
-                _serve(control, console, card)
+            with control:
+                _serve(control, card, directory / _ACTIVE)
 
 
 if __name__ == "__main__":

@@ -134,10 +134,11 @@ class CardReader:
             thread.start()
 
     def _help(self, number: int, control: socket.socket) -> None:
-        console = Console(str(self.active))
-        with control, contextlib.closing(console), contextlib.suppress(SessiondError):
+        with control, contextlib.suppress(SessiondError):
             cards: list[Card] = [] if self.refusal else [self._card]
-            helper = _Telling(control, lambda: (cards, self.refusal), console, os.geteuid())
+            opened = (cards, self.refusal)
+            console = str(self.active)
+            helper = _Telling(control, lambda: opened, lambda: Console(console), os.geteuid())
             helper.listener = lambda what: self._tell(number, what)
             helper.run()
         self._tell(number, END)

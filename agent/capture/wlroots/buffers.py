@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from agent.capture.base import MAX_SIDE
 from sessiond.errors import DisplayError
 from sessiond.transport.wayland import Connection, shared_memory
+from sessiond.wire.kms import fourcc
 from sessiond.wire.wayland import BUFFER, SHM_POOL, Proxy
 
 if TYPE_CHECKING:
@@ -17,18 +18,14 @@ XRGB8888: Final = 1  # wl_shm.format; on the wire the others are DRM's four lett
 ARGB8888: Final = 0
 
 
-def _fourcc(letters: str) -> int:
-    return int.from_bytes(letters.encode(), "little")
-
-
 # What the bytes of a pixel are, as Pillow calls them; the best first: BGRX is what a Frame has.
 FORMATS: Final = {
     XRGB8888: "BGRX",
     ARGB8888: "BGRX",
-    _fourcc("XB24"): "RGBX",
-    _fourcc("AB24"): "RGBX",
-    _fourcc("RG24"): "BGR",
-    _fourcc("BG24"): "RGB",
+    fourcc("XB24"): "RGBX",
+    fourcc("AB24"): "RGBX",
+    fourcc("RG24"): "BGR",
+    fourcc("BG24"): "RGB",
 }
 
 

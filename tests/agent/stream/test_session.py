@@ -301,6 +301,21 @@ async def test_cursor_and_pointer() -> None:
         assert await host.hear() == HIDDEN_CURSOR
 
 
+@pytest.mark.parametrize(
+    ("hot", "sent"),
+    [((-1, 0), (0, 0)), ((2, 1), (1, 0)), ((1 << 16, -(1 << 31)), (1, 0)), ((1, 0), (1, 0))],
+)
+@in_loop
+async def test_a_hot_spot_outside_of_its_cursor(
+    hot: tuple[int, int], sent: tuple[int, int]
+) -> None:
+    """A Wayland client names any number, and the picture has to come nevertheless."""
+    capture = ScriptedCapture()
+    capture.shape = Cursor(2, 1, *hot, ARROW.pixels)
+    async with connected(capture) as host:
+        assert CursorSet(2, 1, *sent, ARROW.pixels) in await host.begin()
+
+
 @in_loop
 async def test_too_large_a_cursor_is_skipped(caplog: pytest.LogCaptureFixture) -> None:
     capture = ScriptedCapture()

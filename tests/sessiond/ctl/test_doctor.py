@@ -15,6 +15,7 @@ from sessiond.ctl.parser import parse
 from sessiond.ctl.screen import Screen
 from sessiond.ctl.view import Page
 from sessiond.model import Reason
+from sessiond.stream.kms import NOT_READ, SOCKET_UNIT
 from tests.fixtures.bus import PrivateBus
 from tests.fixtures.loop import in_loop
 from tests.sessiond.ctl.told import BOB, ESCAPE, MANAGER
@@ -137,6 +138,7 @@ def test_the_daemon_does_not_run(capsys: pytest.CaptureFixture[str]) -> None:
         (told("host-refused"), "host", FAIL, "So it is."),
         (told("host-stalled"), "host", FAIL, "line to it"),
         (told("text-console"), "display", FAIL, "So it is."),
+        (told("display-refused"), "display", FAIL, "let its own user in"),
         (told("no-display-found"), "display", FAIL, "X server running"),
         (told("agent-starting"), "display", SKIP, "starting"),
         (on_wayland("no-display-found"), "display", FAIL, "Does its compositor run?"),
@@ -190,6 +192,16 @@ def test_the_daemon_does_not_run(capsys: pytest.CaptureFixture[str]) -> None:
 def test_check(found: Findings, check: str, result: str, words: str) -> None:
     answer, text = CHECKS[check](found)
     assert (answer, words in text) == (result, True), text
+
+
+@pytest.mark.parametrize("first", ["", "There is no socket. "])
+@pytest.mark.parametrize("kind", ["x11", "wayland", "tty"])
+def test_a_card_that_cannot_be_read_needs_nothing_of_the_display(kind: str, first: str) -> None:
+    text = f"{first}{NOT_READ}: no helper listens (systemctl start {SOCKET_UNIT})."
+    found = told("display-refused", ReasonText=text, Backend="")
+    found = replace(found, front=BOB | {"EnvSource": "", "Type": kind})
+    assert CHECKS["display"](found) == (FAIL, text)
+    assert CHECKS["display"](replace(found, front=None)) == (FAIL, text)
 
 
 @pytest.mark.parametrize("reason", Reason)

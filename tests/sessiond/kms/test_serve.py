@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from sessiond.kms.card import Cursor, Output
 from sessiond.kms.drm import Crtc
 from sessiond.kms.serve import Console, Helper
 from sessiond.wire.kms import (
+    MAX_CONTROL,
     Ask,
     Code,
     Failed,
@@ -24,6 +26,7 @@ from sessiond.wire.kms import (
     pack_ask,
     pack_control,
     parse_answer,
+    parse_from_helper,
 )
 from tests.fixtures.kms import Memory, MemoryCard, ServedCard, full_screen, receive
 
@@ -58,6 +61,13 @@ def ask(served: ServedCard, what: Ask = Ask.PIXELS) -> tuple[tuple[Plane, ...] |
     for fd in received.fds:
         os.close(fd)
     return parse_answer(received.data, len(received.fds)), len(received.fds)
+
+
+def helper(
+    control: socket.socket, card: MemoryCard, folder: Path, owner: int | None = None
+) -> Helper:
+    owner = os.geteuid() if owner is None else owner
+    return Helper(control, lambda: ([card], ""), lambda: Console(str(folder / "active")), owner)
 
 
 def refusal(served: ServedCard, what: Ask = Ask.PIXELS) -> Refused:
@@ -142,6 +152,17 @@ def test_flip_while_buffers_are_opened(served: ServedCard, card: MemoryCard) -> 
     assert flips == 3
     card.on_opened = lambda: full_screen(card, next(iter(card.memory.values())))
     assert refusal(served).code is Code.RESTLESS
+
+
+@pytest.mark.parametrize("what", list(Ask))
+def test_a_look_reads_the_card_before_and_after(
+    served: ServedCard, card: MemoryCard, what: Ask
+) -> None:
+    """Each time takes ioctls for all outputs and planes, at every look."""
+    served.grant(is_given=True)
+    before = card.read
+    ask(served, what)
+    assert card.read - before == 2
 
 
 def test_framebuffer_that_is_gone(served: ServedCard, card: MemoryCard) -> None:
@@ -251,19 +272,25 @@ def test_daemon_that_breaks_the_protocol(
     (tmp_path / "active").write_text("tty3\n")
     daemon, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     agent, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    console = Console(str(tmp_path / "active"))
     with daemon, control, agent, theirs:
         for packet, fds in packets:
             socket.send_fds(daemon, [packet], [theirs.fileno()] * fds)
         with pytest.raises(SessiondError, match=text):
-            Helper(control, lambda: ([card], ""), console, os.geteuid()).run()
-    console.close()
+            helper(control, card, tmp_path).run()
+
+
+def test_missing_console_is_told(card: MemoryCard, tmp_path: Path) -> None:
+    daemon, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    agent, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    text = f"{tmp_path / 'active'}: No such file or directory"
+    with daemon, control, agent, theirs:
+        socket.send_fds(daemon, [pack_control(Serve(3))], [theirs.fileno()])
+        with pytest.raises(SessiondError, match=re.escape(text)):
+            helper(control, card, tmp_path).run()
+        assert parse_from_helper(daemon.recv(MAX_CONTROL)) == Failed(text)
 
 
 def test_strangers_are_not_served(card: MemoryCard, tmp_path: Path) -> None:
-    (tmp_path / "active").write_text("tty3\n")
-    console = Console(str(tmp_path / "active"))
     daemon, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with daemon, control, pytest.raises(SessiondError, match="for root alone"):
-        Helper(control, lambda: ([card], ""), console, os.geteuid() + 1).run()
-    console.close()
+        helper(control, card, tmp_path, os.geteuid() + 1).run()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
 from sessiond.stream import kms
-from sessiond.stream.kms import KmsHelper, open_helper
+from sessiond.stream.kms import KmsHelper, may_read_cards, open_helper
 from sessiond.wire.kms import (
     MAX_CONTROL,
     Failed,
@@ -24,7 +26,6 @@ from tests.sessiond.stream.stage import HelpersEnd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 READY: Final = pack_control(Ready("card0", "virtio_gpu"))
 VT: Final = 3
@@ -76,7 +77,7 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    monkeypatch.setattr(kms, "_may_help_ourselves", lambda: False)
+    monkeypatch.setattr(kms, "may_read_cards", lambda _pid: False)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         path = tmp_path / "kms.sock"
         listener.bind(str(path))
@@ -266,10 +267,19 @@ async def test_where_we_may_it_is_a_child_of_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The real one: without a card, or without the right to read it, it says so."""
-    monkeypatch.setattr(kms, "_may_help_ourselves", lambda: True)
+    monkeypatch.setattr(kms, "may_read_cards", lambda _pid: True)
     ends = Ends()
     ends.open(tmp_path / "none")
     await ends.signal.until(lambda: bool(ends.failed or ends.opened))
     for helper in ends.opened:
         helper.close()
     assert ends.opened or "the helper has ended" not in ends.failed[0]
+
+
+def test_who_may_read_cards() -> None:
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    match = re.search(r"CapEff:\s*(\w+)", status)
+    assert match
+    has_it = bool(int(match[1], 16) >> 21 & 1)  # CAP_SYS_ADMIN
+    assert may_read_cards(os.getpid()) == has_it
+    assert not may_read_cards(0)

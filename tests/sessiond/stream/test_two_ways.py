@@ -210,7 +210,7 @@ async def test_without_words_of_the_helpers_the_agents_hold() -> None:
             helper, end = kms_helper()
             it.prepared["1"](failing("1", Reason.DISPLAY_REFUSED, "unknown layout", helper))
             await it.until_reason(Reason.DISPLAY_REFUSED)
-            assert it.statuses[-1].text == "no socket. unknown layout"
+            assert it.statuses[-1].text == f"no socket. {UNREAD}: unknown layout."
             assert end.hear() == [None]
             end.close()
 
