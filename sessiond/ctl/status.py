@@ -71,7 +71,8 @@ def _shown(manager: Properties, sessions: Mapping[str, Properties]) -> str:
     for session in sessions.values():
         if session.get("Shown"):
             found = f" (found by {safe(session['EnvSource'])})" if session.get("EnvSource") else ""
-            return f"session {safe(session['Id'])}, display {display(session)}{found}"
+            kind = "display " if session.get("Display") else ""
+            return f"session {safe(session['Id'])}, {kind}{display(session)}{found}"
     front_id, _ = _reference(manager.get("ActiveSession"))
     if manager.get("State") == "streaming" and manager.get("Backend") and not front_id:
         return f"a text console, by {safe(manager['Backend'])}"
@@ -79,9 +80,9 @@ def _shown(manager: Properties, sessions: Mapping[str, Properties]) -> str:
 
 
 def display(session: Properties) -> str:
-    """Return a session's display, and what captures it."""
-    backend = session.get("Backend")
-    return safe(session.get("Display", "")) + (f" by {safe(backend)}" if backend else "")
+    """Return a session's display, if it has a name, and what captures it."""
+    name, backend = safe(session.get("Display", "")), safe(session.get("Backend", ""))
+    return f"{name} by {backend}".lstrip() if backend else name
 
 
 def _host(manager: Properties) -> str:

@@ -149,6 +149,9 @@ def test_status_of_a_console_and_of_a_wayland_session(capsys: pytest.CaptureFixt
     text = printed(status_page(MANAGER, sessions, NOW), capsys)
     assert "In front: session c2, bob, wayland user, VT 8\n" in text
     assert "Shown: session c2, display wayland-1 by wlroots (found by socket)\n" in text
+    nameless = BOB | {"Display": "", "Backend": "kms", "EnvSource": "kms-helper"}
+    text = printed(status_page(MANAGER, {MANAGER["ActiveSession"][1]: nameless}, NOW), capsys)
+    assert "Shown: session c2, by kms (found by kms-helper)\n" in text
     older = {key: value for key, value in BOB.items() if key != "Backend"}
     text = printed(status_page(MANAGER, {MANAGER["ActiveSession"][1]: older}, NOW), capsys)
     assert "Shown: session c2, display :1 (found by logind)\n" in text
