@@ -124,9 +124,12 @@ class Supervisor:
         self._decision, self._sessions = decision, sessions
         # Who was not shown may have left something on what is a console now.
         is_end = had.session or (was_informed and self._is_console(decision.session))
+        # A console that another follows, or that is there and not to be shown any more, is left
+        # by nobody who is logging in.
+        stays = had_console and any(map(self._is_console, (had.session, decision.session)))
         if not is_gap:
             self._end_grace()
-        elif is_end and not had_console and not self._grace:
+        elif is_end and not stays and not self._grace:
             self._grace = self._loop.call_later(self._settings.grace, self._grace_is_over)
         wanted = self._candidate()
         self._recency.note(wanted, sessions)

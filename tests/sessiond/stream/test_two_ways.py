@@ -14,6 +14,7 @@ import pytest
 
 from sessiond.model import Decision, Reason, Session, console
 from sessiond.stream import launch, port, supervisor, trouble, ways
+from sessiond.stream.parts import Settings
 from sessiond.stream.port import HostPort
 from sessiond.stream.reconcile import PLACEHOLDER
 from sessiond.wire.device import Data, Format, StartStop, Type
@@ -465,6 +466,36 @@ async def test_the_gap_of_a_login_is_no_console_before_the_grace_is_over() -> No
             assert not agent.is_stopping
             await it.until_asked("tty3", CARD)
             await it.until_ended("1")
+
+
+@in_loop
+async def test_when_a_console_is_left_nothing_is_told_before_the_grace_is_over() -> None:
+    """The kernel tells of the VT before logind does of the session on it."""
+    between = Decision("", Reason.TEXT_CONSOLE, "VT 2 is in front, and no session is active on it.")
+    async with around(Settings(grace=60.0, when_idle="placeholder")) as it:
+        it.sentences = []
+        with watching_host(it):
+            show_console(it, 3, {})
+            with given_card(it, "tty3") as helper:
+                await it.until_reason(Reason.OK)
+                it.supervisor.on_decision(between, SESSIONS, is_gap=True)
+                assert helper.hear() == [Grant(True), Grant(False)]
+                assert it.sentences == []
+                await it.show_new("1")
+                assert it.sentences == []
+
+
+@in_loop
+async def test_why_a_console_is_not_shown_any_more_is_told_at_once() -> None:
+    async with around(Settings(grace=60.0, when_idle="placeholder")) as it:
+        it.sentences = []
+        with watching_host(it):
+            show_console(it, 3, {})
+            with given_card(it, "tty3"):
+                await it.until_reason(Reason.OK)
+                it.supervisor.on_decision(NOBODY, {"tty3": CONSOLES[3]}, is_gap=True)
+                await it.until_ended("tty3")
+                assert it.sentences == ["paused"]
 
 
 @in_loop
