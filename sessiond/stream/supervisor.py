@@ -222,6 +222,10 @@ class Supervisor:
     def on_ready(self, agent: Agent, ready: Ready) -> None:
         """Its display is open: it can be shown."""
         log.info("agent %d of %s shows %s (%s)", agent.pid, agent.key, ready.display, ready.rule)
+        if agent.key == self._candidate() and _uses_other(agent, self._decision.route):
+            agent.stop()  # it was allowed when it began
+            self._settle()
+            return
         self._ways.recover(agent.key, is_kms=agent.is_kms)
         session = self._sessions.get(agent.key)
         if session and session.vt and ready.vt == session.vt and not agent.is_kms:

@@ -37,7 +37,7 @@ from tests.sessiond.stream.stage import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-OWN: Final = ("wlroots",)
+OWN: Final = ("x11",)
 CARD: Final = ("kms",)
 BOTH: Final = (*OWN, *CARD)
 NONE: Final = Reason.NO_DISPLAY_FOUND
@@ -317,10 +317,25 @@ async def test_what_is_not_allowed_any_more_ends() -> None:
 async def test_nor_does_a_display_stay_by_what_is_not_allowed_any_more() -> None:
     async with around() as it:
         with watching_host(it):
-            it.show("1", ("x11",))
+            it.show("1", OWN)
             it.prepared["1"](start_of("1"))
             await it.until_reason(Reason.OK)
             it.show("1", CARD)
+            await it.until_asked("1", CARD)
+
+
+@pytest.mark.parametrize("is_started", [True, False])
+@in_loop
+async def test_nor_does_one_that_was_opened_meanwhile(*, is_started: bool) -> None:
+    """The configuration is reloaded while the agent looks for a display, or is only prepared."""
+    async with around() as it:
+        with watching_host(it):
+            it.show("1", OWN)
+            if is_started:
+                it.launch("1")
+            it.show("1", CARD)
+            if not is_started:
+                it.launch("1")
             await it.until_asked("1", CARD)
 
 
