@@ -421,8 +421,10 @@ class Supervisor:
     def _suspect(self, agent: Agent, end: Exit) -> None:
         key, reason, text = agent.key, Reason(end.reason), end.sentence
         route = self._route(key)
-        is_lost = end.was_ready
-        if agent.is_kms or not self._ways.refuse(key, route, reason, text, is_lost=is_lost):
+        there, is_lost = agent.there, end.was_ready
+        if agent.is_kms or not self._ways.refuse(
+            key, route, reason, text, there=there, is_lost=is_lost
+        ):
             self._ways.fail(key, reason, text, is_probe=key == self._decision.probe)
 
     def _leave_card(self, key: str) -> None:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 OWN: Final = ("x11",)
 CARD: Final = ("kms",)
 BOTH: Final = (*OWN, *CARD)
+SWAY: Final = frozenset({"compositor 5"})
 NONE: Final = Reason.NO_DISPLAY_FOUND
 NOBODY: Final = Decision("", Reason.PAUSED_BY_ADMIN, "paused")
 NOT_NOW: Final = Decision("", Reason.NO_ACTIVE_SESSION, "No session is active.")
@@ -277,16 +278,38 @@ async def test_when_the_users_agent_has_something_again_it_takes_over(
                 await it.until_reason(Reason.OK)
                 await it.signal.until(lambda: bool(it.looks))
                 assert not it.ends, "what is shown goes on meanwhile"
-                it.looks.pop()(False)
+                it.looks.pop()(frozenset())
                 await it.signal.until(lambda: bool(it.looks))
                 helper.hear()
-                it.looks.pop()(True)
+                it.looks.pop()(SWAY)
                 assert helper.hear() == [Grant(False)]
                 await it.until_asked("1", OWN)
             it.launch("1")
             await it.until_reason(Reason.OK)
             assert it.statuses[-1].text == "Session 1 is shown."
             assert it.ends == {}
+
+
+@in_loop
+async def test_what_was_there_at_its_start_does_not_interrupt_the_picture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ways, "FIRST_LOOK", 0.01)
+    async with around() as it:
+        with watching_host(it):
+            it.show("1", BOTH)
+            it.prepared["1"](replace(failing("1", NONE, "no socket"), there=SWAY))
+            await it.until_asked("1", CARD)
+            with given_card(it, "1") as helper:
+                await it.until_reason(Reason.OK)
+                for _ in range(2):
+                    await it.signal.until(lambda: bool(it.looks))
+                    it.looks.pop()(SWAY)
+                assert helper.hear() == [Grant(True)]
+                await it.signal.until(lambda: bool(it.looks))
+                it.looks.pop()(SWAY | {"compositor 6"})
+                assert helper.hear() == [Grant(False)]
+                await it.until_asked("1", OWN)
 
 
 @in_loop
@@ -393,7 +416,7 @@ async def test_after_a_gap_it_is_still_looked_for_something_of_the_sessions(
                 text = "Session 1 is read from the graphics card: no socket."
                 assert it.statuses[-1].text == text
                 await it.signal.until(lambda: bool(it.looks))
-                it.looks.pop()(True)
+                it.looks.pop()(SWAY)
                 await it.until_asked("1", OWN)
 
 
@@ -439,7 +462,7 @@ async def test_a_display_that_is_lost_is_looked_for_again(monkeypatch: pytest.Mo
             with given_card(it, "1"):
                 await it.until_reason(Reason.OK)
                 await it.signal.until(lambda: bool(it.looks))
-                it.looks.pop()(True)
+                it.looks.pop()(SWAY)
                 await it.until_asked("1", OWN)
 
 
