@@ -18,13 +18,7 @@ from sessiond.bus.user_agent import UserAgentObject
 from sessiond.config import Config
 from sessiond.control import Parts as ControlParts
 from sessiond.control import SeatControl
-from sessiond.displays.candidates import (
-    candidates,
-    has_compositor,
-    has_display,
-    has_x_server,
-    session_pids,
-)
+from sessiond.displays.candidates import candidates, session_pids, signs
 from sessiond.displays.cards import Cards
 from sessiond.errors import RequestError, SessiondError
 from sessiond.helper.keep import restore_connections
@@ -43,6 +37,7 @@ from sessiond.stream.launch import Identity, drop_privileges, environment, ident
 from sessiond.stream.parts import Parts, Settings
 from sessiond.stream.reconcile import PLACEHOLDER
 from sessiond.stream.supervisor import Supervisor
+from sessiond.stream.ways import Signs
 from sessiond.transport.aside import run_aside
 from sessiond.transport.bus import Bus
 from sessiond.transport.edge import EdgePoller
@@ -335,8 +330,9 @@ class Daemon:
 
         def look_up() -> AgentStart | None:
             pids = session_pids(session)
+            there = signs(session, pids)  # first: what comes from now on may not be found
             is_console = session.type == "tty" and not told
-            if is_console and not (has_x_server(pids) or has_compositor(session.uid)):
+            if is_console and not there:
                 return None  # most consoles: not worth a process
             identity = identify(session.uid, session.gid, session.user)
             config = AgentConfig(
@@ -352,7 +348,8 @@ class Daemon:
                 capture=backends,
             )
             command = [*drop_privileges(identity), *self._config.texts("stream.agent"), "stream"]
-            return AgentStart(session.id, command, environment(identity), config)
+            env = environment(identity)
+            return AgentStart(session.id, command, env, config, there=there)
 
         def done(future: "asyncio.Future[AgentStart | None]") -> None:
             if future.cancelled():
@@ -391,14 +388,14 @@ class Daemon:
 
         open_helper(self._config.text("capture.kms_socket"), session.vt, on_open, on_failed)
 
-    def _look(self, session: Session, seen: Callable[[bool], None]) -> None:
-        """See in a thread whether there is something for the agent of the session's user."""
+    def _look(self, session: Session, seen: Callable[[Signs], None]) -> None:
+        """See in a thread what there is for the agent of the session's user."""
 
-        def done(future: "asyncio.Future[bool]") -> None:
+        def done(future: "asyncio.Future[Signs]") -> None:
             if not future.cancelled():
-                seen(future.exception() is None and future.result())
+                seen(frozenset() if future.exception() else future.result())
 
-        run_aside(lambda: has_display(session, session_pids(session))).add_done_callback(done)
+        run_aside(lambda: signs(session, session_pids(session))).add_done_callback(done)
 
     def _placeholder(self, text: str) -> AgentStart:
         agent = self._config.texts("stream.agent")

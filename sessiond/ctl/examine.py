@@ -17,7 +17,7 @@ from sessiond.ctl.doctor import doctor_page
 from sessiond.ctl.findings import Findings, Means
 from sessiond.ctl.users import own_name
 from sessiond.ctl.view import Page
-from sessiond.displays.candidates import has_listener
+from sessiond.displays.candidates import listeners
 from sessiond.displays.cards import has_card
 from sessiond.errors import BusCallError, BusError, UsageError
 from sessiond.stream.holder import holder_of
@@ -88,7 +88,7 @@ def _look_for_means(found: Findings) -> Means:
     return replace(
         means,
         pipewire=f"{_RUNTIME}/{uid}/{_PIPEWIRE}",
-        has_pipewire=has_listener(int(uid), re.escape(_PIPEWIRE), _RUNTIME),
+        has_pipewire=bool(listeners(int(uid), re.escape(_PIPEWIRE), _RUNTIME)),
         has_wireplumber=not _SESSION_MANAGERS.isdisjoint(_programs_of(int(uid))),
     )
 

@@ -79,36 +79,42 @@ def session_pids(session: Session, roots: Sequence[str] = _CGROUPS) -> tuple[int
     return ()
 
 
-def has_x_server(pids: Sequence[int], proc: Path = Path("/proc")) -> bool:
-    """Whether one of the processes is an X server, by its name alone: arguments are a user's."""
+def x_servers(pids: Sequence[int], proc: Path = Path("/proc")) -> tuple[int, ...]:
+    """Return those that are X servers, by their names alone: arguments are a user's."""
+    found = []
     for pid in pids:
         with contextlib.suppress(OSError):
             if (proc / str(pid) / "comm").read_text(errors="replace").strip() in _SERVERS:
-                return True
-    return False
+                found.append(pid)
+    return tuple(found)
 
 
-def has_display(session: Session, pids: Sequence[int]) -> bool:
-    """Whether there is anything that an agent of the session's user could capture."""
-    is_there = has_x_server(pids) or has_compositor(session.uid)
-    return is_there or bool(candidates(session))
+def signs(session: Session, pids: Sequence[int]) -> frozenset[str]:
+    """Return what there is that an agent of the session's user may capture, whosever it is.
+
+    Each has a name; one that was started again has another.
+    """
+    found = [f"X server {pid}" for pid in x_servers(pids)]
+    found += [f"compositor {inode}" for inode in compositors(session.uid)]
+    return frozenset(found + [f"display {it.display} by {it.rule}" for it in candidates(session)])
 
 
-def has_compositor(uid: int, folder: str = "/run/user") -> bool:
-    """Whether somebody listens at a name that the user's Wayland compositors have in ``folder``."""
-    return has_listener(uid, r"wayland-\d+", folder)
+def compositors(uid: int, folder: str = "/run/user") -> tuple[int, ...]:
+    """Return the inodes of who listens where the user's Wayland compositors do in ``folder``."""
+    return listeners(uid, r"wayland-\d+", folder)
 
 
-def has_listener(uid: int, name: str, folder: str = "/run/user") -> bool:
-    """Whether somebody listens in a user's runtime directory, at what ``name`` matches all of.
+def listeners(uid: int, name: str, folder: str = "/run/user") -> tuple[int, ...]:
+    """Return the inodes of who listens in a runtime directory, at what ``name`` matches all of.
 
     The kernel's own list tells (proc_pid_net(5)): nothing there, links to elsewhere among it, is
-    looked at.
+    looked at. It is no proof, for it has the names as they were given, and every user can give such
+    a one.
     """
-    listening = r"^[0-9a-f]+: [0-9A-F]{8} 0{8} 00010000 0001 \d\d +\d+ "
+    listening = r"^[0-9a-f]+: [0-9A-F]{8} 0{8} 00010000 0001 \d\d +(\d+) "
     place = rf"{re.escape(folder)}/{uid}/(?:{name})$"
     text = Path("/proc/net/unix").read_text(encoding="utf-8", errors="replace")
-    return re.search(listening + place, text, re.MULTILINE) is not None
+    return tuple(map(int, re.findall(listening + place, text, re.MULTILINE)))
 
 
 def _root_servers(proc: Path) -> list[XServer]:

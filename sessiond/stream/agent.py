@@ -101,7 +101,8 @@ class AgentListener(Protocol):
 class AgentStart:
     """What is needed to start one: for which session, by which command, with which words.
 
-    ``helper`` is what shows the agent the graphics card, if that is what it captures.
+    ``helper`` is what shows the agent the graphics card, if that is what it captures; ``there`` is
+    else what was there to be captured (``ways.Signs``).
     """
 
     key: str
@@ -109,6 +110,7 @@ class AgentStart:
     env: Mapping[str, str]
     config: Config
     helper: KmsHelper | None = None
+    there: frozenset[str] = frozenset()
 
     def close(self) -> None:
         """Give up what no agent was started with."""
@@ -122,6 +124,7 @@ class Agent:
     def __init__(self, start: AgentStart, poller: EdgePoller, listener: AgentListener) -> None:
         """Start the process and send CONFIG. Raises OSError."""
         self.key = start.key
+        self.there = start.there
         self._loop = asyncio.get_running_loop()
         self._listener = listener
         self._helper = start.helper

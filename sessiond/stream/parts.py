@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from sessiond.model import Session, Status
 from sessiond.stream.agent import AgentStart
+from sessiond.stream.ways import Signs
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,8 +14,8 @@ class Parts:
 
     ``prepare(session, backends, ready)`` finds out how an agent of a session is started that may
     use these, off the loop, and calls ``ready`` with it; ``placeholder(text)`` is the start of one
-    that shows a sentence. ``look(session, seen)`` finds out whether there is something of the
-    session's for its user's agent, and calls ``seen`` with that.
+    that shows a sentence. ``look(session, seen)`` finds out what there is for the agent of a
+    session's user, and calls ``seen`` with that.
     ``reread(session_id)`` asks for newer facts of a session that something failed about;
     ``on_agent(key, pid)`` hears of every agent that was started, and
     ``on_agent_end(key, pid, status, reason)`` of each one's end; ``on_proven`` of the ids of the
@@ -24,7 +25,7 @@ class Parts:
     port_path: str
     prepare: Callable[[Session, tuple[str, ...], Callable[[AgentStart], None]], None]
     placeholder: Callable[[str], AgentStart]
-    look: Callable[[Session, Callable[[bool], None]], None]
+    look: Callable[[Session, Callable[[Signs], None]], None]
     reread: Callable[[str], None]
     on_status: Callable[[Status], None]
     on_agent: Callable[[str, int], None]

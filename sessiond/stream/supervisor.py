@@ -124,9 +124,12 @@ class Supervisor:
         self._decision, self._sessions = decision, sessions
         # Who was not shown may have left something on what is a console now.
         is_end = had.session or (was_informed and self._is_console(decision.session))
+        # A console that another follows, or that is there and not to be shown any more, is left
+        # by nobody who is logging in.
+        stays = had_console and any(map(self._is_console, (had.session, decision.session)))
         if not is_gap:
             self._end_grace()
-        elif is_end and not had_console and not self._grace:
+        elif is_end and not stays and not self._grace:
             self._grace = self._loop.call_later(self._settings.grace, self._grace_is_over)
         wanted = self._candidate()
         self._recency.note(wanted, sessions)
@@ -219,6 +222,10 @@ class Supervisor:
     def on_ready(self, agent: Agent, ready: Ready) -> None:
         """Its display is open: it can be shown."""
         log.info("agent %d of %s shows %s (%s)", agent.pid, agent.key, ready.display, ready.rule)
+        if agent.key == self._candidate() and _uses_other(agent, self._decision.route):
+            agent.stop()  # it was allowed when it began
+            self._settle()
+            return
         self._ways.recover(agent.key, is_kms=agent.is_kms)
         session = self._sessions.get(agent.key)
         if session and session.vt and ready.vt == session.vt and not agent.is_kms:
@@ -414,8 +421,10 @@ class Supervisor:
     def _suspect(self, agent: Agent, end: Exit) -> None:
         key, reason, text = agent.key, Reason(end.reason), end.sentence
         route = self._route(key)
-        is_lost = end.was_ready
-        if agent.is_kms or not self._ways.refuse(key, route, reason, text, is_lost=is_lost):
+        there, is_lost = agent.there, end.was_ready
+        if agent.is_kms or not self._ways.refuse(
+            key, route, reason, text, there=there, is_lost=is_lost
+        ):
             self._ways.fail(key, reason, text, is_probe=key == self._decision.probe)
 
     def _leave_card(self, key: str) -> None:

@@ -1,7 +1,8 @@
 """Which sessions' agents have failed, why, and when each is tried again.
 
 Between two tries lies a back-off; an event that may have changed something ends it early, but
-never sooner than ``SOONEST`` after the failure, for users can cause such events too.
+never sooner than ``SOONEST`` after the failure, for users can cause such events too. What any user
+can cause, and not only the session's, makes no try come sooner than the back-off would have.
 """
 
 import asyncio
@@ -22,7 +23,8 @@ class _Trouble:
     reason: Reason
     text: str
     backoff: Backoff
-    since: float = 0.0
+    since: float = 0.0  # of the failure, or of the last look
+    not_before: float = 0.0  # when it is tried again, if that is by another user's doing
     is_due: bool = False
     timer: asyncio.TimerHandle | None = None
     next_try: float = 0.0  # in seconds since 1970; 0 without a timer
@@ -73,34 +75,46 @@ class Troubles:
         """Return the time of the next try in seconds since 1970, 0 when none is due."""
         return min((t.next_try for t in self._by_key.values() if t.timer), default=0.0)
 
-    def add(self, key: str, reason: Reason, text: str, *, is_probe: bool = False) -> None:
-        """Take note of a failure. A probe is given up when the back-off is at its longest."""
-        backoff, since = self._recovered.pop(key, (Backoff(self._first), 0.0))
-        if self._loop.time() - since > STEADY:
-            backoff.reset()
-        trouble = self._by_key.setdefault(key, _Trouble(reason, text, backoff))
-        trouble.cancel()
-        trouble.reason, trouble.text = reason, text
-        trouble.since, trouble.is_due = self._loop.time(), False
-        delay = trouble.backoff.delay()
-        if not (is_probe and delay >= LONGEST):
-            self._schedule(trouble, delay)
+    def add(self, key: str, reason: Reason, text: str, *, is_probe: bool = False) -> bool:
+        """Take note of a failure; return whether it is tried again by itself.
+
+        A probe is given up when the back-off is at its longest.
+        """
+        trouble, delay = self._note(key, reason, text)
+        if is_probe and delay >= LONGEST:
+            return False
+        self._schedule(trouble, delay)
+        return True
 
     def rest(self, key: str, reason: Reason, text: str) -> None:
         """Take note of what only an event can change: no timer runs."""
-        self.forgive([key])
-        self._by_key[key] = _Trouble(reason, text, Backoff(self._first), since=self._loop.time())
+        self._note(key, reason, text)
 
-    def hurry(self, keys: Iterable[str]) -> None:
-        """Try these again soon: something about them is new."""
+    def look_later(self, key: str) -> None:
+        """Take note that nothing was tried, for nothing was new; in the end it is given up."""
+        trouble = self._by_key.get(key)
+        if trouble:
+            trouble.cancel()
+            trouble.since, trouble.is_due = self._loop.time(), False
+            delay = trouble.backoff.delay()
+            if delay < LONGEST:
+                self._schedule(trouble, delay)
+
+    def hurry(self, keys: Iterable[str], *, by_anybody: bool = False) -> None:
+        """Try these again soon: something about them is new.
+
+        ``by_anybody``: every user could have caused that.
+        """
         for key in frozenset(keys):
             trouble = self._by_key.get(key)
             if trouble and not trouble.is_due:
                 now = self._loop.time()
-                when = max(trouble.since + SOONEST, now)
+                earliest = trouble.not_before if by_anybody else now
+                when = max(trouble.since + SOONEST, earliest, now)
                 if trouble.timer is None or when < trouble.timer.when():
                     trouble.cancel()
-                    trouble.backoff.reset()
+                    if not by_anybody:
+                        trouble.backoff.reset()
                     self._schedule(trouble, when - now)
 
     def recover(self, key: str) -> None:
@@ -117,6 +131,20 @@ class Troubles:
             trouble = self._by_key.pop(key, None)
             if trouble:
                 trouble.cancel()
+
+    def _note(self, key: str, reason: Reason, text: str) -> tuple[_Trouble, float]:
+        """Return the failure, and for how long it is to be waited."""
+        backoff, since = self._recovered.pop(key, (Backoff(self._first), 0.0))
+        now = self._loop.time()
+        if now - since > STEADY:
+            backoff.reset()
+        trouble = self._by_key.setdefault(key, _Trouble(reason, text, backoff))
+        trouble.cancel()
+        trouble.reason, trouble.text = reason, text
+        trouble.since, trouble.is_due = now, False
+        delay = trouble.backoff.delay()
+        trouble.not_before = now + delay
+        return trouble, delay
 
     def _schedule(self, trouble: _Trouble, delay: float) -> None:
         trouble.timer = self._loop.call_later(delay, self._due, trouble)

@@ -1,10 +1,13 @@
 """What has failed, and which of two ways each session is captured by next.
 
 The user's own agent comes first. Where it finds nothing that it may capture, and the session's
-route has "kms", an agent of nobody's takes its place at once, with what a KMS helper gives it. What
-the first one has said is remembered, and looked at again: after an event that may have changed it,
-and a few times anyway, for a session begins before its compositor does. Where both have failed, the
-next try begins with the first.
+route has "kms", an agent of nobody's takes its place at once, with what a KMS helper gives it.
+Where both have failed, the next try begins with the first.
+
+The card is left for an X server or a compositor that was not there when the user's agent first
+failed, a few times if need be, for they are there before they are ready. For what was there it is
+left only when the agent had a display and has lost it, or the session is unlocked or gets another
+type or display, and then once; nothing is looked for while it is locked.
 """
 
 import logging
@@ -24,18 +27,24 @@ _NO_DISPLAY: Final = frozenset({
 Route = Sequence[str]
 """Names of back-ends, the first to be tried first; "kms" is the last."""
 
+Signs = frozenset[str]
+"""What there is that a user's agent may capture, such as a compositor, each by a name of its own.
+
+One that has ended and was started again has another name.
+"""
+
 
 class Ways:
     """The failures by agents' keys.
 
-    ``on_due()`` is called when one is to be tried again. ``look(session, seen)`` finds out whether
-    there is something for the user's agent of a session whose picture comes from the graphics card,
-    and calls ``seen`` with that later; ``on_found(key)`` is called where there is.
+    ``on_due()`` is called when one is to be tried again. ``look(session, seen)`` finds out what
+    there is for the user's agent of a session whose picture comes from the graphics card, and calls
+    ``seen`` with that later; ``on_found(key)`` is called where there is a reason to try it.
     """
 
     def __init__(
         self,
-        look: Callable[[Session, Callable[[bool], None]], None],
+        look: Callable[[Session, Callable[[Signs], None]], None],
         on_found: Callable[[str], None],
         on_due: Callable[[], None],
     ) -> None:
@@ -43,6 +52,7 @@ class Ways:
         self._on_found = on_found
         self._failed = Troubles(on_due)
         self._refused = Troubles(on_due, first=FIRST_LOOK)  # of users' agents, with another way
+        self._known: dict[str, Signs] = {}  # what the card is not to be left for
         self._looking: set[str] = set()
 
     def __contains__(self, key: object) -> bool:
@@ -83,7 +93,7 @@ class Ways:
     def fail(self, key: str, reason: Reason, text: str, *, is_probe: bool = False) -> None:
         """Take note of a failure that leaves no other way. A probe is given up in the end."""
         text = _joined(self._refused.explain(key)[1], text)
-        self._refused.forgive([key])
+        self._forget_refusals([key])
         self._failed.add(key, reason, text, is_probe=is_probe)
 
     def rest(self, key: str, reason: Reason, text: str) -> None:
@@ -91,21 +101,34 @@ class Ways:
         self._failed.rest(key, reason, text)
 
     def refuse(
-        self, key: str, route: Route, reason: Reason, text: str, *, is_lost: bool = False
+        self,
+        key: str,
+        route: Route,
+        reason: Reason,
+        text: str,
+        *,
+        there: Signs = frozenset(),
+        is_lost: bool = False,
     ) -> bool:
         """Take note of why a user's agent has ended; return whether the other way is left.
 
-        What is not there is looked for again some times, and so is what was there and is lost; what
-        was refused waits for an event.
+        ``there`` is what there was when it was started. What it has not found is looked for some
+        times, for a session begins before its compositor does, and so is what it has had and
+        ``is_lost``; what was refused waits for an event.
         """
         if KMS not in route or reason not in _NO_DISPLAY:
             return False
         if self._refused.explain(key) != (reason, text):
             log.info("session %s is read from the graphics card (%s): %s", key, reason, text)
         if is_lost or reason is Reason.NO_DISPLAY_FOUND:
-            self._refused.add(key, reason, text, is_probe=True)
+            is_next = self._refused.add(key, reason, text, is_probe=True)
         else:
+            is_next = False
             self._refused.rest(key, reason, text)
+        if is_lost:
+            self._known.pop(key, None)
+        elif key not in self._known or not is_next:
+            self._known[key] = there
         return True
 
     def recover(self, key: str, *, is_kms: bool) -> None:
@@ -113,54 +136,64 @@ class Ways:
         self._failed.recover(key)
         if not is_kms:
             self._refused.recover(key)
+            self._known.pop(key, None)
 
     def look_again(self, session: Session) -> None:
-        """See, where that is due, whether this session's own agent would find something now.
+        """See, where that is due, whether there is something new for this session's own agent.
 
-        What is shown meanwhile is not disturbed for nothing.
+        What is shown meanwhile goes on.
         """
         key = session.id
         is_due = key in self._refused and not self._refused.is_waiting(key)
-        if is_due and key not in self._looking:
+        if is_due and not session.locked and key not in self._looking:
             self._looking.add(key)
-            self._look(session, lambda is_there: self._seen(key, is_there=is_there))
+            self._look(session, lambda there: self._seen(key, there))
 
-    def _seen(self, key: str, *, is_there: bool) -> None:
+    def _seen(self, key: str, there: Signs) -> None:
         self._looking.discard(key)
-        reason, text = self._refused.explain(key)
-        if is_there:
+        if there - self._known.get(key, frozenset()):
             self._on_found(key)
-        elif reason:
-            self._refused.add(key, reason, text, is_probe=True)
+        else:
+            self._refused.look_later(key)
 
     def follow(self, before: Mapping[str, Session], now: Mapping[str, Session]) -> None:
         """Forget who is gone; try again soon for whom something is new."""
-        for troubles in (self._failed, self._refused):
-            troubles.forgive(troubles.keys() - now.keys())
+        self._failed.forgive(self._failed.keys() - now.keys())
+        self._forget_refusals(self._refused.keys() - now.keys())
         self._failed.hurry(key for key, it in now.items() if it != before.get(key))
-        self._refused.hurry(
-            key for key, it in now.items() if key in before and _may_matter(before[key], it)
-        )
+        changed = [key for key, it in now.items() if key in before and _may_matter(before[key], it)]
+        self._refused.hurry(changed)
+        for key in changed:
+            self._known.pop(key, None)
 
     def on_record(self, key: str) -> None:
         """Try this user's agent soon: it has a display, by a helper's word."""
         self._failed.hurry([key])
-        self._refused.forgive([key])
+        self._forget_refusals([key])
 
     def on_new_display(self, sessions: Mapping[str, Session]) -> None:
-        """Try again soon where no display was found: an X server has come somewhere."""
+        """Look again soon where no display was found: an X server has come somewhere.
+
+        Every user can have us think so, by the thousand.
+        """
         self._failed.hurry(self._failed.because(_NO_DISPLAY))
-        self._refused.hurry(key for key, it in sessions.items() if it.type in {"tty", "x11"})
+        keys = [key for key, it in sessions.items() if it.type in {"tty", "x11"}]
+        self._refused.hurry(keys, by_anybody=True)
 
     def forgive(self, keys: Iterable[str]) -> None:
         """Forget what was."""
         for key in keys:
             self._failed.forgive([key])
-            self._refused.forgive([key])
+            self._forget_refusals([key])
 
     def close(self) -> None:
         """Try nobody again."""
         self.forgive(self._failed.keys() | self._refused.keys())
+
+    def _forget_refusals(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            self._refused.forgive([key])
+            self._known.pop(key, None)
 
 
 def _may_matter(before: Session, now: Session) -> bool:

@@ -13,10 +13,10 @@ from sessiond.displays.candidates import (
     MAX_COOKIE_FILE,
     XServer,
     candidates,
-    has_compositor,
-    has_display,
+    compositors,
     parse_arguments,
     session_pids,
+    signs,
 )
 from sessiond.model import Session
 from sessiond.wire.link import MAX_PIDS, Candidate
@@ -282,23 +282,23 @@ def test_a_compositor_is_one_that_listens_where_its_user_has_it(tmp_path: Path) 
         other.bind(str(tmp_path / "1000" / "wayland-1.lock"))
         other.listen()
         sock.bind(str(tmp_path / "1000" / "wayland-1"))
-        assert not has_compositor(1000, str(tmp_path)), "it does not listen yet"
+        assert not compositors(1000, str(tmp_path)), "it does not listen yet"
         sock.listen()
-        assert has_compositor(1000, str(tmp_path))
-        assert not has_compositor(100, str(tmp_path))
-        assert not has_compositor(1000)
+        assert compositors(1000, str(tmp_path)) == (os.fstat(sock.fileno()).st_ino,)
+        assert not compositors(100, str(tmp_path))
+        assert not compositors(1000)
     assert (tmp_path / "1000" / "wayland-1").is_socket()
-    assert not has_compositor(1000, str(tmp_path)), "what a killed one leaves there"
+    assert not compositors(1000, str(tmp_path)), "what a killed one leaves there"
 
 
 def test_what_a_users_agent_could_capture(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_root_servers", lambda _proc: [])
     session = Session(id="3", path="/3", uid=WITHOUT_PROCESSES, gid=1, type="tty", vt=3)
-    assert not has_display(session, ())
-    assert not has_display(session, (os.getpid(),))
-    assert has_display(replace(session, display=":0"), ())
-    monkeypatch.setattr(module, "has_compositor", lambda uid: uid == WITHOUT_PROCESSES)
-    assert has_display(session, ())
-    monkeypatch.setattr(module, "has_compositor", lambda _uid: False)
+    assert not signs(session, ())
+    assert not signs(session, (os.getpid(),))
+    assert signs(replace(session, display=":0"), ()) == {"display :0 by logind"}
+    monkeypatch.setattr(module, "compositors", lambda uid: (5, uid))
+    assert signs(session, ()) == {"compositor 5", f"compositor {WITHOUT_PROCESSES}"}
+    monkeypatch.setattr(module, "compositors", lambda _uid: ())
     monkeypatch.setattr(module, "_SERVERS", {Path("/proc/self/comm").read_text().strip()})
-    assert has_display(session, (os.getpid(),)), "an X server by its name"
+    assert signs(session, (os.getpid(),)) == {f"X server {os.getpid()}"}, "by its name"

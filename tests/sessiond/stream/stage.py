@@ -33,6 +33,8 @@ from tests.fixtures.loop import Signal
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from sessiond.stream.ways import Signs
+
 BIG: Final = 4 << 20  # bytes of a frame that no socket holds
 SMALL: Final = 100
 FORMAT: Final = device.pack(Format(640, 480, 1))
@@ -151,7 +153,7 @@ class Around:
     listener: socket.socket
     prepared: dict[str, Callable[[AgentStart], None]]
     asked: list[tuple[str, tuple[str, ...]]]  # for whose agents, by which back-ends
-    looks: list[Callable[[bool], None]]
+    looks: list[Callable[[Signs], None]]
     pids: dict[str, int] = field(default_factory=dict)  # of all that were started
     ends: dict[str, str] = field(default_factory=dict)  # why, of all that ended
     statuses: list[Status] = field(default_factory=list)
@@ -214,7 +216,7 @@ async def around(settings: Settings = SETTINGS) -> AsyncIterator[Around]:
         it.listen()
         prepared: dict[str, Callable[[AgentStart], None]] = {}
         asked: list[tuple[str, tuple[str, ...]]] = []
-        looks: list[Callable[[bool], None]] = []
+        looks: list[Callable[[Signs], None]] = []
 
         def prepare(
             session: Session, backends: tuple[str, ...], ready: Callable[[AgentStart], None]
@@ -223,7 +225,7 @@ async def around(settings: Settings = SETTINGS) -> AsyncIterator[Around]:
             asked.append((session.id, backends))
             made.signal.happened()
 
-        def look(_session: Session, seen: Callable[[bool], None]) -> None:
+        def look(_session: Session, seen: Callable[[Signs], None]) -> None:
             looks.append(seen)
             made.signal.happened()
 

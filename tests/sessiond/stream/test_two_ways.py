@@ -14,6 +14,7 @@ import pytest
 
 from sessiond.model import Decision, Reason, Session, console
 from sessiond.stream import launch, port, supervisor, trouble, ways
+from sessiond.stream.parts import Settings
 from sessiond.stream.port import HostPort
 from sessiond.stream.reconcile import PLACEHOLDER
 from sessiond.wire.device import Data, Format, StartStop, Type
@@ -36,9 +37,10 @@ from tests.sessiond.stream.stage import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-OWN: Final = ("wlroots",)
+OWN: Final = ("x11",)
 CARD: Final = ("kms",)
 BOTH: Final = (*OWN, *CARD)
+SWAY: Final = frozenset({"compositor 5"})
 NONE: Final = Reason.NO_DISPLAY_FOUND
 NOBODY: Final = Decision("", Reason.PAUSED_BY_ADMIN, "paused")
 NOT_NOW: Final = Decision("", Reason.NO_ACTIVE_SESSION, "No session is active.")
@@ -276,16 +278,38 @@ async def test_when_the_users_agent_has_something_again_it_takes_over(
                 await it.until_reason(Reason.OK)
                 await it.signal.until(lambda: bool(it.looks))
                 assert not it.ends, "what is shown goes on meanwhile"
-                it.looks.pop()(False)
+                it.looks.pop()(frozenset())
                 await it.signal.until(lambda: bool(it.looks))
                 helper.hear()
-                it.looks.pop()(True)
+                it.looks.pop()(SWAY)
                 assert helper.hear() == [Grant(False)]
                 await it.until_asked("1", OWN)
             it.launch("1")
             await it.until_reason(Reason.OK)
             assert it.statuses[-1].text == "Session 1 is shown."
             assert it.ends == {}
+
+
+@in_loop
+async def test_what_was_there_at_its_start_does_not_interrupt_the_picture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ways, "FIRST_LOOK", 0.01)
+    async with around() as it:
+        with watching_host(it):
+            it.show("1", BOTH)
+            it.prepared["1"](replace(failing("1", NONE, "no socket"), there=SWAY))
+            await it.until_asked("1", CARD)
+            with given_card(it, "1") as helper:
+                await it.until_reason(Reason.OK)
+                for _ in range(2):
+                    await it.signal.until(lambda: bool(it.looks))
+                    it.looks.pop()(SWAY)
+                assert helper.hear() == [Grant(True)]
+                await it.signal.until(lambda: bool(it.looks))
+                it.looks.pop()(SWAY | {"compositor 6"})
+                assert helper.hear() == [Grant(False)]
+                await it.until_asked("1", OWN)
 
 
 @in_loop
@@ -316,10 +340,25 @@ async def test_what_is_not_allowed_any_more_ends() -> None:
 async def test_nor_does_a_display_stay_by_what_is_not_allowed_any_more() -> None:
     async with around() as it:
         with watching_host(it):
-            it.show("1", ("x11",))
+            it.show("1", OWN)
             it.prepared["1"](start_of("1"))
             await it.until_reason(Reason.OK)
             it.show("1", CARD)
+            await it.until_asked("1", CARD)
+
+
+@pytest.mark.parametrize("is_started", [True, False])
+@in_loop
+async def test_nor_does_one_that_was_opened_meanwhile(*, is_started: bool) -> None:
+    """The configuration is reloaded while the agent looks for a display, or is only prepared."""
+    async with around() as it:
+        with watching_host(it):
+            it.show("1", OWN)
+            if is_started:
+                it.launch("1")
+            it.show("1", CARD)
+            if not is_started:
+                it.launch("1")
             await it.until_asked("1", CARD)
 
 
@@ -377,7 +416,7 @@ async def test_after_a_gap_it_is_still_looked_for_something_of_the_sessions(
                 text = "Session 1 is read from the graphics card: no socket."
                 assert it.statuses[-1].text == text
                 await it.signal.until(lambda: bool(it.looks))
-                it.looks.pop()(True)
+                it.looks.pop()(SWAY)
                 await it.until_asked("1", OWN)
 
 
@@ -423,7 +462,7 @@ async def test_a_display_that_is_lost_is_looked_for_again(monkeypatch: pytest.Mo
             with given_card(it, "1"):
                 await it.until_reason(Reason.OK)
                 await it.signal.until(lambda: bool(it.looks))
-                it.looks.pop()(True)
+                it.looks.pop()(SWAY)
                 await it.until_asked("1", OWN)
 
 
@@ -465,6 +504,36 @@ async def test_the_gap_of_a_login_is_no_console_before_the_grace_is_over() -> No
             assert not agent.is_stopping
             await it.until_asked("tty3", CARD)
             await it.until_ended("1")
+
+
+@in_loop
+async def test_when_a_console_is_left_nothing_is_told_before_the_grace_is_over() -> None:
+    """The kernel tells of the VT before logind does of the session on it."""
+    between = Decision("", Reason.TEXT_CONSOLE, "VT 2 is in front, and no session is active on it.")
+    async with around(Settings(grace=60.0, when_idle="placeholder")) as it:
+        it.sentences = []
+        with watching_host(it):
+            show_console(it, 3, {})
+            with given_card(it, "tty3") as helper:
+                await it.until_reason(Reason.OK)
+                it.supervisor.on_decision(between, SESSIONS, is_gap=True)
+                assert helper.hear() == [Grant(True), Grant(False)]
+                assert it.sentences == []
+                await it.show_new("1")
+                assert it.sentences == []
+
+
+@in_loop
+async def test_why_a_console_is_not_shown_any_more_is_told_at_once() -> None:
+    async with around(Settings(grace=60.0, when_idle="placeholder")) as it:
+        it.sentences = []
+        with watching_host(it):
+            show_console(it, 3, {})
+            with given_card(it, "tty3"):
+                await it.until_reason(Reason.OK)
+                it.supervisor.on_decision(NOBODY, {"tty3": CONSOLES[3]}, is_gap=True)
+                await it.until_ended("tty3")
+                assert it.sentences == ["paused"]
 
 
 @in_loop

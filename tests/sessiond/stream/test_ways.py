@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
 from sessiond.model import Reason, Session
 from sessiond.stream import trouble, ways
-from sessiond.stream.ways import Ways
+from sessiond.stream.ways import Signs, Ways
+from sessiond.transport.backoff import LONGEST
 from tests.fixtures.loop import Clock, Signal, in_loop, turns
 
 if TYPE_CHECKING:
@@ -20,6 +22,9 @@ OWN: Final = ("x11", "wlroots")
 CARD: Final = ("kms",)
 NONE: Final = Reason.NO_DISPLAY_FOUND
 REFUSED: Final = Reason.DISPLAY_REFUSED
+NOTHING: Final[Signs] = frozenset()
+SWAY: Final = frozenset({"compositor 5"})
+XORG: Final = frozenset({"X server 7"})
 SESSION: Final = Session(id="3", path="/3", uid=1000, gid=1000, type="wayland")
 
 
@@ -27,7 +32,7 @@ SESSION: Final = Session(id="3", path="/3", uid=1000, gid=1000, type="wayland")
 class Around:
     """What ways ask for, and what they find."""
 
-    looks: list[Callable[[bool], None]] = field(default_factory=list)
+    looks: list[Callable[[Signs], None]] = field(default_factory=list)
     found: list[str] = field(default_factory=list)
     due: Signal = field(default_factory=Signal)
 
@@ -42,6 +47,13 @@ class Around:
     async def wait(self, clock: Clock, seconds: float) -> None:
         clock.advance(seconds)
         await turns(3)
+
+    def see(self, there: Signs, session: Session = SESSION) -> bool:
+        """Look, which must be due, and find this; return whether the card is left for it."""
+        self.ways.look_again(session)
+        self.found.clear()
+        self.looks.pop()(there)
+        return self.found == ["3"]
 
 
 @in_loop
@@ -115,7 +127,7 @@ async def test_what_is_not_there_is_looked_for_some_times_and_disturbs_nobody() 
         it.ways.look_again(SESSION)
         [seen] = it.looks
         it.looks.clear()
-        seen(False)
+        seen(NOTHING)
         assert it.next() == CARD
     await it.wait(clock, 3600)
     it.ways.look_again(SESSION)
@@ -129,7 +141,7 @@ async def test_what_has_come_is_told_and_the_users_agent_is_next() -> None:
     it.ways.refuse("3", BOTH, NONE, "no socket")
     await it.wait(clock, 3)
     it.ways.look_again(SESSION)
-    it.looks.pop()(True)
+    it.looks.pop()(SWAY)
     assert (it.found, it.next()) == (["3"], OWN)
 
 
@@ -199,6 +211,8 @@ async def test_events_are_heard_at_most_once_a_second() -> None:
     it, clock = Around(), Clock()
     it.ways.refuse("3", BOTH, NONE, "no socket")
     sessions = {"3": replace(SESSION, type="tty")}
+    await it.wait(clock, 3)
+    assert not it.see(NOTHING)
     it.ways.on_new_display(sessions)
     await turns(3)
     assert it.next() == CARD
@@ -207,6 +221,101 @@ async def test_events_are_heard_at_most_once_a_second() -> None:
     it.ways.on_new_display(sessions)
     it.ways.look_again(SESSION)
     assert len(it.looks) == 1
+
+
+@in_loop
+async def test_what_was_there_when_nothing_was_found_is_no_reason_to_leave_the_card() -> None:
+    """As where the user has a desktop on another terminal."""
+    it, clock = Around(), Clock()
+    it.ways.refuse("3", BOTH, NONE, "no socket", there=SWAY)
+    await it.wait(clock, 3)
+    assert not it.see(SWAY)
+    await it.wait(clock, 5)
+    assert it.see(SWAY | XORG)
+    it.ways.refuse("3", BOTH, NONE, "nobody answers", there=SWAY | XORG)
+    await it.wait(clock, 9)
+    assert it.see(SWAY | XORG), "it may need a moment"
+    it.ways.refuse("3", BOTH, NONE, "nobody answers", there=SWAY | XORG)
+    await it.wait(clock, 18)
+    assert it.see(SWAY | XORG)
+    it.ways.refuse("3", BOTH, NONE, "nobody answers", there=SWAY | XORG)
+    await it.wait(clock, 3600)
+    it.ways.look_again(SESSION)
+    assert not it.looks, "it is given up"
+    it.ways.on_new_display({"3": replace(SESSION, type="tty")})
+    await it.wait(clock, 1)
+    assert not it.see(SWAY | XORG), "there is nothing new since then"
+
+
+@in_loop
+async def test_for_what_is_lost_the_card_is_left_once_for_what_was_there_as_well() -> None:
+    """The server of the pictures may have been started again, and not the compositor."""
+    it, clock = Around(), Clock()
+    it.ways.refuse("3", BOTH, REFUSED, "it is gone", there=SWAY, is_lost=True)
+    await it.wait(clock, 3)
+    assert not it.see(NOTHING)
+    await it.wait(clock, 5)
+    assert it.see(SWAY)
+    it.ways.refuse("3", BOTH, NONE, "no socket", there=SWAY)
+    await it.wait(clock, 9)
+    assert not it.see(SWAY)
+
+
+@in_loop
+async def test_a_lock_is_not_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GNOME ends the recording when it is locked, and records again when it is not."""
+    monkeypatch.setattr(trouble, "SOONEST", 0.0)
+    it, clock = Around(), Clock()
+    locked = replace(SESSION, locked=True)
+    it.ways.refuse("3", BOTH, REFUSED, "locked", there=SWAY, is_lost=True)
+    it.ways.follow({"3": SESSION}, {"3": locked})
+    await it.wait(clock, 3600)
+    it.ways.look_again(locked)
+    assert not it.looks
+    it.ways.follow({"3": locked}, {"3": SESSION})
+    await it.wait(clock, 1)
+    assert it.see(SWAY)
+
+
+@pytest.mark.parametrize(
+    "change", [{"locked": False}, {"type": "x11"}, {"display": ":1"}], ids=lambda it: next(iter(it))
+)
+@in_loop
+async def test_for_a_session_that_changes_the_card_is_left_for_what_was_there_as_well(
+    change: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trouble, "SOONEST", 0.0)
+    it, clock = Around(), Clock()
+    before = replace(SESSION, type="tty", locked=True)
+    it.ways.refuse("3", BOTH, REFUSED, "locked", there=SWAY)
+    now = replace(before, **{"locked": False, **change})  # type: ignore[arg-type]
+    it.ways.follow({"3": before}, {"3": now})
+    await it.wait(clock, 1)
+    assert it.see(SWAY, now)
+
+
+@pytest.mark.parametrize("reason", [NONE, REFUSED])
+@in_loop
+async def test_what_any_user_can_cause_leaves_the_card_ever_more_seldom(reason: Reason) -> None:
+    """Also one who makes it look as if there were always something new."""
+    it, clock = Around(), Clock()
+    sessions = {"3": replace(SESSION, type="tty")}
+    it.ways.refuse("3", BOTH, reason, "no socket")
+    seconds, left = 0, list[int]()
+    while seconds < 300:
+        it.ways.on_new_display(sessions)
+        await it.wait(clock, 1)
+        seconds += 1
+        it.ways.look_again(SESSION)
+        if it.looks:
+            assert it.see(frozenset({f"compositor {seconds}"}))
+            left.append(seconds)
+            it.ways.refuse("3", BOTH, reason, "no socket")
+    waits = [after - before for before, after in pairwise(left)]
+    assert waits[:4] == sorted(waits[:4])
+    assert min(waits[4:]) >= LONGEST
+    assert len(left) < 15
+    it.ways.close()
 
 
 @in_loop
@@ -235,6 +344,6 @@ async def test_a_look_that_ends_when_nobody_cares_any_more_changes_nothing() -> 
     await it.wait(clock, 3)
     it.ways.look_again(SESSION)
     it.ways.forgive(["3"])
-    it.looks.pop()(False)
+    it.looks.pop()(NOTHING)
     assert it.next() == OWN
     assert ways.FIRST_LOOK > trouble.SOONEST
