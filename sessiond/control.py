@@ -23,7 +23,7 @@ from sessiond.helper.keep import describe_records, restore_records
 from sessiond.helper.life import Lives
 from sessiond.helper.records import RecordRefusedError, Records, Told, is_bare
 from sessiond.logind.autoswitch import choose, has_ended
-from sessiond.logind.decide import Policy, decide, with_console
+from sessiond.logind.decide import Pause, Policy, decide, with_console
 from sessiond.logind.routes import Capture
 from sessiond.model import Counters, Decision, Event, Reason, SeatFacts, State, Status
 from sessiond.transport.fds import OwnedFd
@@ -88,7 +88,7 @@ class SeatControl:
         )
         self.is_enabled = config.flag("stream.enabled")
         self.auto_switch = config.text("switch.auto")
-        self._paused: dict[str, Reason] = {}
+        self._paused: dict[str, Pause] = {}
         self._recent = deque[str](maxlen=RECENT)  # the latest first
         self._history = deque[Event](maxlen=HISTORY)
         self._waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
@@ -122,6 +122,18 @@ class SeatControl:
     def on_proven(self, sessions: frozenset[str]) -> None:
         """Take which sessions have a display on their VT."""
         self._proven = sessions
+        self._update()
+
+    def on_ended(self, session_id: str) -> None:
+        """Take that somebody at the screen has ended a session's recording.
+
+        That is a pause like any of its user's: it holds until it is resumed.
+        """
+        if session_id not in self.facts.sessions or session_id in self._paused:
+            return
+        text = "session %s: %s, for the recording was ended at the screen"
+        log.info(text, session_id, Reason.PAUSED_BY_USER, extra={"SESSION": session_id})
+        self._paused[session_id] = Pause.AT_SCREEN
         self._update()
 
     def on_cards(self) -> None:
@@ -299,7 +311,7 @@ class SeatControl:
 
     def is_paused_by_admin(self, session_id: str) -> bool:
         """Whether an administrator has paused this session."""
-        return self._paused.get(session_id) is Reason.PAUSED_BY_ADMIN
+        return self._paused.get(session_id) is Pause.BY_ADMIN
 
     # Orders.
 
@@ -320,9 +332,9 @@ class SeatControl:
         """Pause or resume one session."""
         if session_id not in self.facts.sessions:
             raise RequestError(NO_SUCH_SESSION, f"session {session_id} has ended")
-        by = Reason.PAUSED_BY_USER if by_owner else Reason.PAUSED_BY_ADMIN
+        by = Pause.BY_USER if by_owner else Pause.BY_ADMIN
         if enabled == (session_id in self._paused):
-            log.info("session %s: %s", session_id, "resumed" if enabled else by)
+            log.info("session %s: %s", session_id, "resumed" if enabled else by.reason)
         self._paused.pop(session_id, None)
         if not enabled:
             self._paused[session_id] = by

@@ -161,6 +161,7 @@ class Daemon:
                 on_agent=lambda key, pid: self._on_agent(bus, key, pid),
                 on_agent_end=self._on_agent_end,
                 on_proven=control.on_proven,
+                on_ended=control.on_ended,
             ),
             _settings(config),
             poller,

@@ -413,6 +413,9 @@ class Supervisor:
 
     def _suspect(self, agent: Agent, end: Exit) -> None:
         key, reason, text = agent.key, Reason(end.reason), end.sentence
+        if reason is Reason.PAUSED_BY_USER:
+            self._parts.on_ended(key)  # nothing has failed
+            return
         route = self._route(key)
         is_lost = end.was_ready
         if agent.is_kms or not self._ways.refuse(key, route, reason, text, is_lost=is_lost):

@@ -255,6 +255,45 @@ async def test_one_session_is_paused() -> None:
 
 
 @in_loop
+async def test_a_session_is_paused_at_its_screen() -> None:
+    control, parts = make()
+    parts.facts(ALICE, BOB, active="3")
+    control.on_ended("3")
+    assert parts.reason() is Reason.PAUSED_BY_USER
+    assert parts.decision.text == (
+        "The streaming of session 3 was paused by alice: the recording was ended at the screen. "
+        "Resume it: spice-sessionctl resume --session 3."
+    )
+    assert not control.is_paused_by_admin("3")
+    parts.facts(ALICE, BOB, active="4")
+    parts.facts(replace(ALICE, locked=True), BOB, active="3")
+    parts.facts(ALICE, BOB, active="3")
+    assert parts.reason() is Reason.PAUSED_BY_USER, "until it is resumed"
+    control.set_streaming("3", enabled=True, by_owner=True)
+    assert parts.decision.session == "3"
+
+
+@in_loop
+async def test_an_administrators_pause_is_not_made_a_users() -> None:
+    control, parts = make()
+    parts.facts(ALICE, active="3")
+    control.set_streaming("3", enabled=False, by_owner=False)
+    control.on_ended("3")
+    assert control.is_paused_by_admin("3")
+
+
+@in_loop
+async def test_who_has_left_is_not_paused() -> None:
+    """What was said of a session is not to be another's that has its number."""
+    control, parts = make()
+    parts.facts(ALICE, active="3")
+    parts.facts()
+    control.on_ended("3")
+    parts.facts(ALICE, active="3")
+    assert parts.decision.session == "3"
+
+
+@in_loop
 async def test_later_pause_says_by_whom() -> None:
     control, parts = make()
     parts.facts(ALICE, active="3")
