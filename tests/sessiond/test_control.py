@@ -827,6 +827,63 @@ async def test_what_was_told_holds_again_where_it_is_still_so() -> None:
     control.close()
 
 
+@in_loop
+async def test_pauses_hold_again_in_the_same_sessions() -> None:
+    control, parts = make()
+    parts.facts(ALICE, BOB, active="3")
+    control.set_streaming("3", enabled=False, by_owner=False)
+    control.set_streaming("4", enabled=False, by_owner=True)
+    stored = control.hand_over()
+    control.close()
+
+    control, parts = make()
+    control.restore(stored)
+    assert not stored
+    control.on_vt(8)  # logind has said nothing yet
+    stored = control.hand_over()
+    control.close()
+
+    control, parts = make()
+    control.restore(stored)
+    control.on_facts(replace(seat(BOB, active="4"), is_whole=False))
+    assert parts.reason() is Reason.PAUSED_BY_USER
+    control.set_streaming("4", enabled=True, by_owner=True)
+    parts.facts(ALICE, BOB, active="3")
+    assert parts.reason() is Reason.PAUSED_BY_ADMIN
+    assert control.reason_of("4") is Reason.HOST_NOT_ASKING, "it was resumed"
+    control.close()
+
+
+@in_loop
+async def test_a_pause_at_the_screen_holds_again() -> None:
+    control, parts = make()
+    parts.facts(ALICE, active="3")
+    control.on_ended("3")
+    text = parts.decision.text
+    stored = control.hand_over()
+    control.close()
+    control, parts = make()
+    control.restore(stored)
+    parts.facts(ALICE, active="3")
+    assert parts.reason() is Reason.PAUSED_BY_USER
+    assert parts.decision.text == text
+    control.close()
+
+
+@in_loop
+async def test_a_pause_is_not_that_of_the_next_session_with_its_id() -> None:
+    control, parts = make()
+    parts.facts(ALICE, active="3")
+    control.on_ended("3")
+    stored = control.hand_over()
+    control.close()
+    control, parts = make()
+    control.restore(stored)
+    parts.facts(replace(ALICE, since=ALICE.since + 1), active="3")
+    assert parts.decision.session == "3"
+    control.close()
+
+
 @pytest.fixture
 def leader() -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen(["sleep", "60"]) as process:
