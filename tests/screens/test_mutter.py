@@ -279,12 +279,13 @@ def test_somebody_ends_the_recording_at_its_beginning(ended_shell: type[EndedShe
             open_session_display(config, places)
 
 
-def test_end_of_pipewire_is_told_by_gnome_first(ended_shell: type[EndedShell]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_end_of_pipewire_is_told_by_gnome_first(ended_shell: type[EndedShell], number: int) -> None:
     """Mutter closes the recording then, as it does when somebody wants that."""
     with driven(SIZE) as driver, Viewer(driver) as viewer:
         viewer.grab()
         ended_shell.is_deaf = True
-        driver.mutter.pipewire.kill()
+        driver.mutter.pipewire.send_signal(number)
         with pytest.raises(DisplayError, match=r"^GNOME: PipeWire is gone$") as caught:
             viewer.until(Changes.CURSOR)
         assert not isinstance(caught.value, EndedError)
