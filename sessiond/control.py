@@ -23,7 +23,8 @@ from sessiond.helper.keep import describe_records, restore_records
 from sessiond.helper.life import Lives
 from sessiond.helper.records import RecordRefusedError, Records, Told, is_bare
 from sessiond.logind.autoswitch import choose, has_ended
-from sessiond.logind.decide import Policy, decide, with_console
+from sessiond.logind.decide import Pause, Policy, decide, with_console
+from sessiond.logind.keep import KeptPause, describe_pauses, restore_pauses
 from sessiond.logind.routes import Capture
 from sessiond.model import Counters, Decision, Event, Reason, SeatFacts, State, Status
 from sessiond.transport.fds import OwnedFd
@@ -88,7 +89,8 @@ class SeatControl:
         )
         self.is_enabled = config.flag("stream.enabled")
         self.auto_switch = config.text("switch.auto")
-        self._paused: dict[str, Reason] = {}
+        self._paused: dict[str, Pause] = {}
+        self._kept: list[KeptPause] = []  # of the daemon before us, until its sessions are known
         self._recent = deque[str](maxlen=RECENT)  # the latest first
         self._history = deque[Event](maxlen=HISTORY)
         self._waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
@@ -122,6 +124,18 @@ class SeatControl:
     def on_proven(self, sessions: frozenset[str]) -> None:
         """Take which sessions have a display on their VT."""
         self._proven = sessions
+        self._update()
+
+    def on_ended(self, session_id: str) -> None:
+        """Take that somebody at the screen has ended a session's recording.
+
+        That is a pause like any of its user's: it holds until it is resumed.
+        """
+        if session_id not in self.facts.sessions or session_id in self._paused:
+            return
+        text = "session %s: %s, for the recording was ended at the screen"
+        log.info(text, session_id, Reason.PAUSED_BY_USER, extra={"SESSION": session_id})
+        self._paused[session_id] = Pause.AT_SCREEN
         self._update()
 
     def on_cards(self) -> None:
@@ -179,14 +193,25 @@ class SeatControl:
         self._update()
 
     def hand_over(self) -> dict[str, OwnedFd]:
-        """Return what helpers have told, to be stored (``helper.keep``)."""
-        return describe_records(self._records.taken())
+        """Return what helpers have told, and what is paused, to be stored.
+
+        See ``helper.keep`` and ``logind.keep``. What is known without logind is not: a VT may be
+        another user's next.
+        """
+        sessions = self.facts.sessions
+        paused = [
+            KeptPause(key, sessions[key].since, pause)
+            for key, pause in self._paused.items()
+            if key in sessions and not is_bare(key)
+        ]
+        return describe_records(self._records.taken()) | describe_pauses(self._kept + paused)
 
     def restore(self, stored: dict[str, OwnedFd]) -> None:
         """Take out what ``hand_over`` gave. To be called before any facts have come.
 
         What is not so any more is forgotten: now without logind, else when it says what is.
         """
+        self._kept = restore_pauses(stored)
         for taken in restore_records(stored):
             if taken.session:
                 self._records.restore(taken)
@@ -238,6 +263,7 @@ class SeatControl:
         said = replace(self._said, proven=self._proven, has_card=has_card)
         before, self.facts = self.facts, self._records.join(said, self._parts.vt())
         facts = self.facts
+        self._take_kept()
         # A logind that restarts knows its sessions again; a helper's VT may be another user's next.
         self._paused = {
             key: why
@@ -252,6 +278,15 @@ class SeatControl:
         self._decide()
         self._parts.on_change(before)
         self._wake()
+
+    def _take_kept(self) -> None:
+        """Let what was paused before a restart be so, where it is the same session."""
+        sessions = self.facts.sessions
+        for it in self._kept:
+            if it.session in sessions and sessions[it.session].since == it.since:
+                self._paused[it.session] = it.pause
+        is_all = self.facts.has_logind and self.facts.is_whole
+        self._kept = [it for it in self._kept if not (is_all or it.session in sessions)]
 
     def _decide(self) -> None:
         facts = with_console(self._in_front())
@@ -299,7 +334,7 @@ class SeatControl:
 
     def is_paused_by_admin(self, session_id: str) -> bool:
         """Whether an administrator has paused this session."""
-        return self._paused.get(session_id) is Reason.PAUSED_BY_ADMIN
+        return self._paused.get(session_id) is Pause.BY_ADMIN
 
     # Orders.
 
@@ -320,9 +355,9 @@ class SeatControl:
         """Pause or resume one session."""
         if session_id not in self.facts.sessions:
             raise RequestError(NO_SUCH_SESSION, f"session {session_id} has ended")
-        by = Reason.PAUSED_BY_USER if by_owner else Reason.PAUSED_BY_ADMIN
+        by = Pause.BY_USER if by_owner else Pause.BY_ADMIN
         if enabled == (session_id in self._paused):
-            log.info("session %s: %s", session_id, "resumed" if enabled else by)
+            log.info("session %s: %s", session_id, "resumed" if enabled else by.reason)
         self._paused.pop(session_id, None)
         if not enabled:
             self._paused[session_id] = by

@@ -41,7 +41,7 @@ from sessiond.stream.ways import Signs
 from sessiond.transport.aside import run_aside
 from sessiond.transport.bus import Bus
 from sessiond.transport.edge import EdgePoller
-from sessiond.transport.keep import HELPER_RECORDS, STREAM_PORT, STREAM_STATE
+from sessiond.transport.keep import HELPER_RECORDS, PAUSES, STREAM_PORT, STREAM_STATE
 from sessiond.transport.names import NameWatch
 from sessiond.transport.objects import ObjectServer
 from sessiond.transport.vtfile import VtFile
@@ -109,7 +109,7 @@ class Daemon:
         try:
             self._supervisor.start(restore(stored, config.text("stream.port")))
             self._control.restore(stored)
-            self._notifier.drop_stored([STREAM_PORT, STREAM_STATE, HELPER_RECORDS])
+            self._notifier.drop_stored([STREAM_PORT, STREAM_STATE, HELPER_RECORDS, PAUSES])
             self._logind.start()
             # Who has us started by asking for our name is answered by one who knows something, or,
             # where logind says nothing, that.
@@ -156,6 +156,7 @@ class Daemon:
                 on_agent=lambda key, pid: self._on_agent(bus, key, pid),
                 on_agent_end=self._on_agent_end,
                 on_proven=control.on_proven,
+                on_ended=control.on_ended,
             ),
             _settings(config),
             poller,

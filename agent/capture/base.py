@@ -18,6 +18,10 @@ class UnsupportedError(DisplayError):
     """The display is there, and has nothing by which a back-end of this kind could capture it."""
 
 
+class EndedError(DisplayError):
+    """Somebody at the screen has ended the capturing: nobody is to begin it again unasked."""
+
+
 class Changes(enum.Flag):
     """What is new since it was last asked for."""
 
@@ -67,7 +71,8 @@ class Cursor:
 class Capture(abc.ABC):
     """One opened display. All methods are called by the one thread that opened it.
 
-    Each of them raises DisplayError when the display is lost.
+    Each of them raises DisplayError when the display is lost, of it EndedError where somebody at
+    the screen wants that.
     """
 
     @abc.abstractmethod

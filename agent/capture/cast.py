@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
-from agent.capture.base import OPENING, Capture, Changes, Cursor, Frame
+from agent.capture.base import OPENING, Capture, Changes, Cursor, EndedError, Frame
 from agent.capture.canvas import Area, Canvas, enclosing
 from agent.capture.pipewire import PipeWire
 from agent.capture.slots import Slots
@@ -52,7 +52,10 @@ class Casting(abc.ABC):
 
     @abc.abstractmethod
     def wait(self, fds: Collection[int], timeout: float | None) -> frozenset[int]:
-        """Wait for one of ``fds``, for ``is_outdated``, or so many seconds; return the readable."""
+        """Wait for one of ``fds``, for ``is_outdated``, or so many seconds; return the readable.
+
+        Raises EndedError for a recording that nothing but somebody, or PipeWire, can have ended.
+        """
 
     @abc.abstractmethod
     def close(self) -> None:
@@ -119,7 +122,7 @@ class CastCapture(Capture):
         while not (changes := self._take_changes()) and not is_woken:
             streams = self._pipewire.streams
             patience = [each.patience for each in streams if each.patience is not None]
-            ready = self._casting.wait((self._pipewire.fd, wake_fd), min(patience, default=None))
+            ready = self._wait((self._pipewire.fd, wake_fd), min(patience, default=None))
             if not ready:
                 for stream in streams:
                     stream.ask_again()
@@ -204,7 +207,7 @@ class CastCapture(Capture):
             if self._casting.is_outdated or not any(each.ended for each in self._pipewire.streams):
                 break
             # WirePlumber refuses us where it has not heard yet of what was made a moment ago.
-            self._casting.wait((), _RETRY)
+            self._wait((), _RETRY)
 
     def _is_started(self) -> bool:
         streams = self._pipewire.streams
@@ -238,7 +241,7 @@ class CastCapture(Capture):
         """
         streams = self._pipewire.streams
         if ended := [stream.ended for stream in streams if stream.ended]:
-            self._casting.wait((), _NEWS)
+            self._wait((), _NEWS)
             if not self._casting.is_outdated:
                 raise DisplayError(f"{self._casting.name}: {ended[0]}")
         if self._casting.is_outdated:
@@ -294,5 +297,14 @@ class CastCapture(Capture):
     def _wait_until(self, condition: Callable[[], bool], seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while not condition() and (left := deadline - time.monotonic()) > 0:
-            if self._casting.wait((self._pipewire.fd,), left):
+            if self._wait((self._pipewire.fd,), left):
                 self._pipewire.dispatch()
+
+    def _wait(self, fds: Collection[int], timeout: float | None) -> frozenset[int]:
+        try:
+            return self._casting.wait(fds, timeout)
+        except EndedError:
+            # A compositor ends its recordings with the PipeWire that they went through, too.
+            if not self._pipewire.is_connected:
+                raise DisplayError(f"{self._casting.name}: PipeWire is gone") from None
+            raise

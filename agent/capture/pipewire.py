@@ -9,6 +9,7 @@ import ctypes
 import logging
 import mmap
 import os
+import select
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from agent.capture import pods
 from agent.capture.pods import CursorMeta
 from agent.capture.slots import Picture
 from sessiond.errors import DisplayError, ProtocolError
+from sessiond.transport.fds import OwnedFd
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +74,7 @@ class PipeWire:
         self.streams: list[Stream] = []
         self._core = 0
         self._context = 0
+        self._peer = OwnedFd(os.dup(sock.fileno()))  # of our own, only to be looked at
         self._loop = self._library.pw_loop_new(None)
         control = self._loop.contents.control.contents
         self._control = control.data
@@ -101,6 +104,13 @@ class PipeWire:
         self._core = self._library.pw_context_connect_fd(self._context, sock.detach(), None, 0)
         if not self._core:
             raise DisplayError("PipeWire refuses us")
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the PipeWire that we have connected to still has our connection open."""
+        poll = select.poll()
+        poll.register(self._peer.fileno(), select.POLLRDHUP)
+        return not poll.poll(0)
 
     def dispatch(self) -> None:
         """Take what has arrived. Raises DisplayError for what cannot be shown."""
@@ -132,6 +142,7 @@ class PipeWire:
             self._methods.leave(self._control)
             self._library.pw_loop_destroy(self._loop)
         self._core = self._context = self._loop = 0
+        self._peer.close()
 
 
 class Stream:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Final
 
 from agent.capture import find_backend
-from agent.capture.base import Capture, UnsupportedError
+from agent.capture.base import Capture, EndedError, UnsupportedError
 from agent.stream.bounded import look
 from agent.stream.listeners import Compositor, compositors
 from agent.stream.opened import (
@@ -96,6 +96,8 @@ def _compositors(config: Config, places: Places, deadline: float) -> list[Compos
 def _captured(open_capture: Callable[[], Capture]) -> Capture:
     try:
         return open_capture()
+    except EndedError:
+        raise  # nothing else is to be tried
     except UnsupportedError as error:
         raise NoDisplayError(UNSUPPORTED, str(error)) from None
     except DisplayError as error:

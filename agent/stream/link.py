@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from agent.capture.base import Capture, Cursor
+from agent.capture.base import Capture, Cursor, EndedError
 from agent.encode.base import Encoder
 from agent.stream.framelog import FrameLog
-from agent.stream.opened import REFUSED, NoDisplayError, Opened
+from agent.stream.opened import ENDED, REFUSED, NoDisplayError, Opened
 from agent.stream.screen import Screen
 from agent.stream.sender import Sender
 from agent.stream.streamer import Codecs, Streamer
@@ -103,6 +103,12 @@ class _Stats:
     skipped: int = 0
     encode_time: float = 0.0
     who: tuple[str, str, str] = ("", "", "")
+
+
+def _reason(error: DisplayError) -> str:
+    if isinstance(error, NoDisplayError):
+        return error.reason
+    return ENDED if isinstance(error, EndedError) else REFUSED
 
 
 def _packed(message: ToDaemon) -> tuple[LinkType, bytes]:
@@ -236,7 +242,7 @@ class LinkSession:
 
     def on_failed(self, error: DisplayError) -> None:
         """End, telling why."""
-        self._fail(error.reason if isinstance(error, NoDisplayError) else REFUSED, error)
+        self._fail(_reason(error), error)
 
     def _handle(self, message: ToAgent) -> None:
         match message:

@@ -10,6 +10,7 @@ from sessiond.errors import DisplayError
 NOT_FOUND: Final = "no-display-found"
 REFUSED: Final = "display-refused"
 UNSUPPORTED: Final = "type-unsupported"
+ENDED: Final = "paused-by-user"  # at the screen
 # What is there and does not let us in is nearest to what is wanted.
 MOST_TELLING: Final = (REFUSED, UNSUPPORTED, NOT_FOUND)
 

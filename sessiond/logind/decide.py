@@ -5,6 +5,7 @@ closing, not of a denied user, and something can capture it (``routes``). Where 
 against it, it is shown; and where the graphics card can be read, a VT that nobody is logged in on.
 """
 
+import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -16,18 +17,31 @@ from sessiond.model import KMS, Decision, Reason, SeatFacts, Session, console
 _VT_SEAT: Final = "seat0"  # VTs are on no other (sd-login(3), sd_seat_can_tty)
 
 
+class Pause(enum.Enum):
+    """Who has paused a session, and how."""
+
+    BY_ADMIN = enum.auto()
+    BY_USER = enum.auto()
+    AT_SCREEN = enum.auto()  # by who sits there: in the desktop, not by an order to us
+
+    @property
+    def reason(self) -> Reason:
+        """The code of why it is not shown."""
+        return Reason.PAUSED_BY_ADMIN if self is Pause.BY_ADMIN else Reason.PAUSED_BY_USER
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """What people have ordered.
 
     ``deny_users``: users by name, or by uid in decimal. ``is_enabled``: false for a pause of
-    everything. ``paused``: sessions by id, with the reason that says by whom. ``capture``: what may
+    everything. ``paused``: sessions by id, and by whom they were. ``capture``: what may
     be captured by what.
     """
 
     deny_users: frozenset[str] = frozenset()
     is_enabled: bool = True
-    paused: Mapping[str, Reason] = field(default_factory=lambda: MappingProxyType({}))
+    paused: Mapping[str, Pause] = field(default_factory=lambda: MappingProxyType({}))
     capture: Capture = field(default_factory=Capture)
 
 
@@ -56,8 +70,8 @@ def decide(facts: SeatFacts, policy: Policy) -> Decision:
     session = _in_front(facts, policy)
     if session is None:
         return Decision("", *_nobody(facts, policy))
-    if reason := policy.paused.get(session.id):
-        return Decision("", reason, _paused(session, reason))
+    if pause := policy.paused.get(session.id):
+        return Decision("", pause.reason, _paused(session, pause))
     route = _routes(session, facts, policy)
     refusals = [] if session.is_console else _refusals(session, facts, policy)
     if not refusals:
@@ -92,8 +106,10 @@ def _remedy(session: Session, facts: SeatFacts, policy: Policy) -> str:
     return f"Nor is it read from the graphics card: {why}."
 
 
-def _paused(session: Session, reason: Reason) -> str:
-    by = "an administrator" if reason is Reason.PAUSED_BY_ADMIN else _who(session)
+def _paused(session: Session, pause: Pause) -> str:
+    by = "an administrator" if pause is Pause.BY_ADMIN else _who(session)
+    if pause is Pause.AT_SCREEN:
+        by = f"{_who(session)}: the recording was ended at the screen"
     return (
         f"The streaming of session {session.id} was paused by {by}. "
         f"Resume it: spice-sessionctl resume --session {session.id}."

@@ -14,6 +14,7 @@ from sessiond.errors import ProtocolError
 from sessiond.model import Reason
 from sessiond.stream.kms import NOT_READ, KmsHelper
 from sessiond.stream.launch import AgentProcess
+from sessiond.stream.reconcile import PLACEHOLDER
 from sessiond.transport.channel import Channel
 from sessiond.transport.edge import EdgePoller
 from sessiond.transport.port import OpenPort
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 
 _AGENT_REASONS: Final = frozenset({
     Reason.NO_DISPLAY_FOUND, Reason.DISPLAY_REFUSED, Reason.AGENT_CRASHED, Reason.AGENT_TIMEOUT,
-    Reason.ENCODER_FAILED, Reason.TYPE_UNSUPPORTED,
+    Reason.ENCODER_FAILED, Reason.TYPE_UNSUPPORTED, Reason.PAUSED_BY_USER,
 })  # fmt: skip
 STOPPED: Final = "stopped"  # the reason of an end that we asked for
 _SHOWN: Final = (State.STREAMING, State.SYNCED, State.WAITING)
@@ -155,6 +156,11 @@ class Agent:
         return self._helper is not None
 
     @property
+    def _is_users(self) -> bool:
+        """Whether it runs as the session's user, who may pause it anyway."""
+        return not self.is_kms and self.key != PLACEHOLDER
+
+    @property
     def pid(self) -> int:
         """Its process id."""
         return self._process.pid
@@ -245,6 +251,8 @@ class Agent:
                 self.stats = message
                 self._listener.on_stats(self, message)
             case Failed(reason, text):
+                if reason == Reason.PAUSED_BY_USER and not self._is_users:
+                    raise ProtocolError("a pause that only the session's user may order")
                 is_unread = self._helper and reason == Reason.DISPLAY_REFUSED
                 self._failed = _unread(text) if is_unread else message
                 self._end()  # by itself, or else by force

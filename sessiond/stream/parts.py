@@ -19,7 +19,8 @@ class Parts:
     ``reread(session_id)`` asks for newer facts of a session that something failed about;
     ``on_agent(key, pid)`` hears of every agent that was started, and
     ``on_agent_end(key, pid, status, reason)`` of each one's end; ``on_proven`` of the ids of the
-    sessions that have a display open on their own VT, whenever they change.
+    sessions that have a display open on their own VT, whenever they change, and ``on_ended`` of
+    the id of each whose user has ended its capturing at the screen.
     """
 
     port_path: str
@@ -31,6 +32,7 @@ class Parts:
     on_agent: Callable[[str, int], None]
     on_agent_end: Callable[[str, int, int, str], None]
     on_proven: Callable[[frozenset[str]], None]
+    on_ended: Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -420,6 +420,9 @@ class Supervisor:
 
     def _suspect(self, agent: Agent, end: Exit) -> None:
         key, reason, text = agent.key, Reason(end.reason), end.sentence
+        if reason is Reason.PAUSED_BY_USER:
+            self._parts.on_ended(key)  # nothing has failed
+            return
         route = self._route(key)
         there, is_lost = agent.there, end.was_ready
         if agent.is_kms or not self._ways.refuse(

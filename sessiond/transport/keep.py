@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 # All names in the store.
 STREAM_PORT: Final = "stream_port"
 STREAM_STATE: Final = "stream_state"
+PAUSES: Final = "pauses"
 HELPER_RECORDS: Final = "helper_records"
 HELPER_STATE: Final = "helper_state"
 HELPER_CONNECTION: Final = "helper_connection_"  # and a number

@@ -17,6 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from Xlib.error import ConnectionClosedError
+
 from agent.capture.x11.display import connect_display
 from sessiond.transport.bus import Bus, Call
 from tests.fixtures.bus import PrivateBus
@@ -148,8 +150,11 @@ class Mutter:
             del os.environ["XAUTHORITY"]
             if before is not None:
                 os.environ["XAUTHORITY"] = before
-        with contextlib.closing(display):
+        try:
             yield display
+        finally:
+            with contextlib.suppress(ConnectionClosedError):  # it ends with mutter
+                display.close()
 
     def start(
         self,

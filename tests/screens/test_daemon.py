@@ -6,7 +6,10 @@ All in one file, for the runtime directory of the agents' user is the machine's.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
@@ -18,9 +21,11 @@ from tests.fixtures.daemon import Stage
 from tests.fixtures.drawing import SAMPLE, Canvas, bits_of, picture_of
 from tests.fixtures.painter import Painter
 from tests.fixtures.processes import context_switches
+from tests.fixtures.public import public_agent
 from tests.fixtures.spice import SpiceHost, SpiceProbe
 from tests.fixtures.xserver import Xvfb
 from tests.screens.stage import (
+    MUTTER,
     SIZE,
     SWAY,
     Compositor,
@@ -40,6 +45,22 @@ BOB: Final = "c2"
 BOBS: Final = 2  # the number that his screen shows
 BOBS_UID: Final = 65532
 SETTLED: Final = LONGEST_REST + 1  # seconds without a message: no picture is sent again
+# An agent whose recording ends at the next picture where there is a file: by the function of
+# Mutter's that the panel calls as well.
+ENDED_AT_SCREEN: Final = """
+import os, sys
+from agent.__main__ import main
+from agent.capture.mutter.shell import Shell
+from sessiond.transport.bus import Call
+NAME = "org.gnome.Mutter.ScreenCast"
+def wait_or_end(shell, fds, timeout):
+    if shell._session and os.path.exists(f"/run/user/{os.getuid()}/end-the-recording"):
+        stop = Call(NAME, shell._session, NAME + ".Session", "Stop")
+        shell._loop.run_until_complete(shell._call(stop))
+    return wait(shell, fds, timeout)
+wait, Shell.wait = Shell.wait, wait_or_end
+sys.exit(main())
+"""
 REST: Final = 5.0  # seconds that are then looked at
 
 
@@ -83,6 +104,13 @@ class Scene:
     def switch(self, session: str) -> None:
         """Bring a session to the front."""
         self.stage.login1.do("switch", id=session)
+
+    def ctl(self, *words: str) -> str:
+        """Run spice-sessionctl; return what it says."""
+        program = (sys.executable, "-m", "sessiond.ctl", "--bus", self.stage.bus.address)
+        return subprocess.run(
+            [*program, *words], check=True, stdout=subprocess.PIPE, text=True, timeout=30
+        ).stdout
 
     def start_again(self) -> None:
         """Start another compositor where the old one was."""
@@ -154,6 +182,39 @@ def test_a_compositor_that_crashed_comes_back(scene: Scene, kind: Kind) -> None:
     scene.probe.wait_for("invalidate", bits=bits_of(2 + BOBS))
     assert scene.daemon.property("Reason") == "ok"
     assert_connected(scene.probe)
+
+
+def test_who_ends_gnomes_recording_has_ended_it() -> None:
+    """Until it is resumed: GNOME, the session and its monitors go on being there."""
+    agent = [*public_agent()[:-2], "-c", ENDED_AT_SCREEN]
+    with Scene(MUTTER, f"stream.agent={json.dumps(agent)}") as scene:
+        scene.painter.show_number(1)
+        scene.probe.wait_for("invalidate", bits=bits_of(1))
+        said, shown = scene.daemon.now(), scene.probe.now()
+        mark = scene.compositor.runtime / "end-the-recording"
+        mark.touch()
+        scene.painter.show_number(3)
+        scene.daemon.wait_line("session 1: paused-by-user, for the recording was ended", after=said)
+        scene.daemon.wait_reason("paused-by-user", after=said)
+        mark.unlink()
+        wait_sentence(scene.probe, after=shown)
+        assert scene.daemon.property("State") == "paused"
+        assert scene.daemon.property("ReasonText") == (
+            "The streaming of session 1 was paused by alice: the recording was ended at the "
+            "screen. Resume it: spice-sessionctl resume --session 1."
+        )
+        assert "ended at the screen" in scene.ctl("history", "-n", "1")
+        scene.switch(BOB)
+        scene.probe.wait_for("invalidate", bits=bits_of(BOBS))
+        said = scene.daemon.now()
+        scene.switch(ALICE)
+        scene.daemon.wait_reason("paused-by-user", after=said)
+        scene.painter.show_number(4)
+        scene.ctl("resume", "--session", ALICE)
+        scene.probe.wait_for("invalidate", bits=bits_of(4))
+        assert scene.daemon.property("Reason") == "ok"
+        assert scene.daemon.property("Backend") == "mutter"
+        assert_connected(scene.probe)
 
 
 def test_an_output_that_changes_its_size_in_mid_stream() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -11,12 +12,15 @@ from typing import TYPE_CHECKING, Final
 import pytest
 from PIL import Image
 
-from agent.capture.base import Capture, Changes, UnsupportedError
+from agent.capture.base import Capture, Changes, EndedError, UnsupportedError
+from agent.capture.mutter import backend
 from agent.capture.mutter.backend import open_mutter
+from agent.capture.mutter.shell import Shell
 from agent.stream.discover import open_session_display
 from agent.stream.opened import NoDisplayError
 from agent.stream.places import Places
 from sessiond.errors import DisplayError
+from sessiond.transport.bus import Call
 from sessiond.wire.link import Config
 from tests.agent.capture.conformance import (
     BLUE,
@@ -34,7 +38,7 @@ from tests.fixtures.painter import Painter
 from tests.screens.mutter import Mutter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
     from Xlib.display import Display
@@ -218,8 +222,83 @@ def test_end_of_pipewire() -> None:
         viewer.grab()
         driver.mutter.pipewire.kill()
         # Either says so first, Mutter by a recording that is closed.
-        with pytest.raises(DisplayError, match=r"^GNOME.*(PipeWire is gone|pipewire)"):
+        with pytest.raises(DisplayError, match=r"^GNOME.*(PipeWire is gone|pipewire)") as caught:
             viewer.until(Changes.CURSOR)  # which does not come
+        assert not isinstance(caught.value, EndedError)
+
+
+class EndedShell(Shell):
+    """GNOME, whose recording ends at the next wait, by what its panel's Stop does as well.
+
+    Mutter ends it by one function, called from the panel or by who records, and says Closed.
+    """
+
+    is_to_end = False
+    is_deaf = False  # it does not hear PipeWire, only Mutter
+
+    def wait(self, fds: Collection[int], timeout: float | None) -> frozenset[int]:
+        if self.is_to_end:
+            type(self).is_to_end = False
+            name = "org.gnome.Mutter.ScreenCast"
+            stop = Call(name, self._session, f"{name}.Session", "Stop")
+            self._loop.run_until_complete(self._call(stop))
+        return super().wait(list(fds)[1:] if self.is_deaf else fds, timeout)
+
+
+@pytest.fixture
+def ended_shell(monkeypatch: pytest.MonkeyPatch) -> type[EndedShell]:
+    monkeypatch.setattr(EndedShell, "is_to_end", False)
+    monkeypatch.setattr(EndedShell, "is_deaf", False)
+    monkeypatch.setattr(backend, "Shell", EndedShell)
+    return EndedShell
+
+
+def test_somebody_ends_the_recording(ended_shell: type[EndedShell]) -> None:
+    with driven(SIZE) as driver, Viewer(driver) as viewer:
+        viewer.grab()
+        ended_shell.is_to_end = True
+        with pytest.raises(EndedError, match="at the screen"):
+            viewer.until(Changes.CURSOR)  # which does not come
+
+
+def test_somebody_ends_the_recording_while_nobody_watches(ended_shell: type[EndedShell]) -> None:
+    with driven(SIZE) as driver, Viewer(driver) as viewer:
+        viewer.grab()
+        viewer.capture.end()
+        ended_shell.is_to_end = True
+        with pytest.raises(EndedError):
+            viewer.until(Changes.CURSOR)
+
+
+def test_somebody_ends_the_recording_at_its_beginning(ended_shell: type[EndedShell]) -> None:
+    with Mutter(SIZE) as mutter:
+        places = Places(mutter.uid, "", "", run=mutter.run)
+        ended_shell.is_to_end = True
+        config = Config("c1", mutter.uid, capture=("mutter", "x11"))
+        with mutter.as_its_user(), pytest.raises(EndedError):
+            open_session_display(config, places)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_end_of_pipewire_is_told_by_gnome_first(ended_shell: type[EndedShell], number: int) -> None:
+    """Mutter closes the recording then, as it does when somebody wants that."""
+    with driven(SIZE) as driver, Viewer(driver) as viewer:
+        viewer.grab()
+        ended_shell.is_deaf = True
+        driver.mutter.pipewire.send_signal(number)
+        with pytest.raises(DisplayError, match=r"^GNOME: PipeWire is gone$") as caught:
+            viewer.until(Changes.CURSOR)
+        assert not isinstance(caught.value, EndedError)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_end_of_gnome(number: int) -> None:
+    with driven(SIZE) as driver, Viewer(driver) as viewer:
+        viewer.grab()
+        driver.mutter.process.send_signal(number)
+        with pytest.raises(DisplayError) as caught:
+            viewer.until(Changes.CURSOR)
+        assert not isinstance(caught.value, EndedError)
 
 
 def test_gnome_of_another_session() -> None:

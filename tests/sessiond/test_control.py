@@ -255,6 +255,45 @@ async def test_one_session_is_paused() -> None:
 
 
 @in_loop
+async def test_a_session_is_paused_at_its_screen() -> None:
+    control, parts = make()
+    parts.facts(ALICE, BOB, active="3")
+    control.on_ended("3")
+    assert parts.reason() is Reason.PAUSED_BY_USER
+    assert parts.decision.text == (
+        "The streaming of session 3 was paused by alice: the recording was ended at the screen. "
+        "Resume it: spice-sessionctl resume --session 3."
+    )
+    assert not control.is_paused_by_admin("3")
+    parts.facts(ALICE, BOB, active="4")
+    parts.facts(replace(ALICE, locked=True), BOB, active="3")
+    parts.facts(ALICE, BOB, active="3")
+    assert parts.reason() is Reason.PAUSED_BY_USER, "until it is resumed"
+    control.set_streaming("3", enabled=True, by_owner=True)
+    assert parts.decision.session == "3"
+
+
+@in_loop
+async def test_an_administrators_pause_is_not_made_a_users() -> None:
+    control, parts = make()
+    parts.facts(ALICE, active="3")
+    control.set_streaming("3", enabled=False, by_owner=False)
+    control.on_ended("3")
+    assert control.is_paused_by_admin("3")
+
+
+@in_loop
+async def test_who_has_left_is_not_paused() -> None:
+    """What was said of a session is not to be another's that has its number."""
+    control, parts = make()
+    parts.facts(ALICE, active="3")
+    parts.facts()
+    control.on_ended("3")
+    parts.facts(ALICE, active="3")
+    assert parts.decision.session == "3"
+
+
+@in_loop
 async def test_later_pause_says_by_whom() -> None:
     control, parts = make()
     parts.facts(ALICE, active="3")
@@ -785,6 +824,63 @@ async def test_what_was_told_holds_again_where_it_is_still_so() -> None:
     parts.facts(ALICE, replace(BOB, since=BOB.since + 1))  # the id has come again
     assert control.record_of(ALICE.id) == told
     assert control.record_of(BOB.id) is None
+    control.close()
+
+
+@in_loop
+async def test_pauses_hold_again_in_the_same_sessions() -> None:
+    control, parts = make()
+    parts.facts(ALICE, BOB, active="3")
+    control.set_streaming("3", enabled=False, by_owner=False)
+    control.set_streaming("4", enabled=False, by_owner=True)
+    stored = control.hand_over()
+    control.close()
+
+    control, parts = make()
+    control.restore(stored)
+    assert not stored
+    control.on_vt(8)  # logind has said nothing yet
+    stored = control.hand_over()
+    control.close()
+
+    control, parts = make()
+    control.restore(stored)
+    control.on_facts(replace(seat(BOB, active="4"), is_whole=False))
+    assert parts.reason() is Reason.PAUSED_BY_USER
+    control.set_streaming("4", enabled=True, by_owner=True)
+    parts.facts(ALICE, BOB, active="3")
+    assert parts.reason() is Reason.PAUSED_BY_ADMIN
+    assert control.reason_of("4") is Reason.HOST_NOT_ASKING, "it was resumed"
+    control.close()
+
+
+@in_loop
+async def test_a_pause_at_the_screen_holds_again() -> None:
+    control, parts = make()
+    parts.facts(ALICE, active="3")
+    control.on_ended("3")
+    text = parts.decision.text
+    stored = control.hand_over()
+    control.close()
+    control, parts = make()
+    control.restore(stored)
+    parts.facts(ALICE, active="3")
+    assert parts.reason() is Reason.PAUSED_BY_USER
+    assert parts.decision.text == text
+    control.close()
+
+
+@in_loop
+async def test_a_pause_is_not_that_of_the_next_session_with_its_id() -> None:
+    control, parts = make()
+    parts.facts(ALICE, active="3")
+    control.on_ended("3")
+    stored = control.hand_over()
+    control.close()
+    control, parts = make()
+    control.restore(stored)
+    parts.facts(replace(ALICE, since=ALICE.since + 1), active="3")
+    assert parts.decision.session == "3"
     control.close()
 
 

@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Collection
 from typing import Any, Final
 
-from agent.capture.base import OPENING, UnsupportedError
+from agent.capture.base import OPENING, EndedError, UnsupportedError
 from agent.capture.cast import Casting, Place
 from agent.capture.mutter.monitors import Layout, parse_layout
 from sessiond.errors import BusCallError, BusError, DisplayError, SessiondError
@@ -31,6 +31,7 @@ _GET_PROCESS: Final = Call(
     DRIVER, "/org/freedesktop/DBus", DRIVER, "GetConnectionUnixProcessID", "s", [_SCREEN_CAST]
 )
 _CURSOR_AS_METADATA: Final = 2
+_NEWS: Final = 0.5  # seconds in which we hear what else may have ended a recording
 _UNKNOWN: Final = frozenset({
     "org.freedesktop.DBus.Error.ServiceUnknown",
     "org.freedesktop.DBus.Error.NameHasNoOwner",
@@ -90,8 +91,7 @@ class Shell(Casting):
             if timer:
                 timer.cancel()
             self._woken = None
-        if self._lost:
-            raise DisplayError(self._lost)
+        self._check_lost()
         if self._is_closed and not self._has_changed:
             self._loop.run_until_complete(self._explain_end())
         return frozenset(ready)
@@ -142,6 +142,10 @@ class Shell(Casting):
             await bus.wait_closed()
         except SessiondError as error:
             self._lose(str(error))
+
+    def _check_lost(self) -> None:
+        if self._lost:
+            raise DisplayError(self._lost)
 
     def _lose(self, text: str) -> None:
         self._lost = self._lost or text
@@ -222,12 +226,39 @@ class Shell(Casting):
             self._woken = None
 
     async def _explain_end(self) -> None:
-        """Find out why the recording was ended: raises DisplayError unless by the monitors."""
+        """Find out why the recording was ended; return if by a change of the monitors.
+
+        GNOME does not say. Raises DisplayError where it lets nobody record it now, or is gone, and
+        EndedError where nothing is left but somebody who has ended it, in the panel.
+        """
+        # What GNOME has told before it answers has come by then, and so has a change's signal.
         if (await self._layout()).serial != self._serial:
             self._has_changed = True
+        if self._has_changed:
             return
-        await self._start()  # which may be refused by now, and says why
-        raise DisplayError("GNOME has ended the recording: somebody may have, at the screen")
+        await self._check_leave()
+        await self._wait_news()
+        self._check_lost()
+        if not self._has_changed:
+            raise EndedError("somebody has ended the recording at the screen, in GNOME's panel")
+
+    async def _check_leave(self) -> None:
+        """Raise DisplayError if GNOME lets nobody record it now. Nothing is recorded for that."""
+        try:
+            [session] = await self._call(_CREATE_SESSION)
+        except BusCallError as error:
+            raise _refusal(error) from None
+        with contextlib.suppress(BusCallError):
+            await self._call(Call(_SCREEN_CAST, session, _SESSION, "Stop"))
+
+    async def _wait_news(self) -> None:
+        """Wait until GNOME or its bus is lost, or the monitors change; not for long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_NEWS):
+                while not (self._lost or self._has_changed):
+                    self._woken = self._loop.create_future()
+                    await self._woken
+        self._woken = None
 
     async def _call(self, call: Call) -> list[Any]:
         """Return the answer. Raises BusCallError, and DisplayError if the bus is lost."""

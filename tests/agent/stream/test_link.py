@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import pytest
 
-from agent.capture.base import Capture, Changes, Frame
+from agent.capture.base import Capture, Changes, EndedError, Frame
 from agent.encode.base import Encoder
 from agent.encode.jpeg import JpegEncoder
 from agent.stream import link as link_module
@@ -304,6 +304,7 @@ async def test_nothing_is_captured_off_the_vt() -> None:
         (NoDisplayError("no-display-found", "none"), "no-display-found"),
         (NoDisplayError("type-unsupported", "XWayland"), "type-unsupported"),
         (DisplayError("display :5 has no DAMAGE extension"), "display-refused"),
+        (EndedError("somebody does not want it"), "paused-by-user"),
     ],
 )
 @in_loop

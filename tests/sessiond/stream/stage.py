@@ -76,6 +76,7 @@ link.sendall(struct.pack("<BBHI", 1, 0, {int(LinkType.FAILED)}, len(body)) + bod
 """
 # Nobody here shows a sentence, but where a test wants one.
 SETTINGS: Final = Settings(grace=0.0, when_idle="close")
+PAUSED: Final = Decision("", Reason.PAUSED_BY_USER, "paused")
 SESSIONS: Final = MappingProxyType({
     id_: Session(id=id_, path=f"/{id_}", uid=1000, gid=1000) for id_ in ("big", "small", *"12345")
 })  # fmt: skip
@@ -159,11 +160,17 @@ class Around:
     statuses: list[Status] = field(default_factory=list)
     signal: Signal = field(default_factory=Signal)
     frames: list[int] = field(default_factory=list)  # the sizes that the host has read
+    paused: list[str] = field(default_factory=list)  # sessions, each at its screen
     sentences: list[str] | None = None  # that were shown; a test that wants one makes the list
 
     def show(self, session: str, route: tuple[str, ...] = ("x11",)) -> None:
         """Decide that this session is shown."""
         self.supervisor.on_decision(Decision(session, route=route), SESSIONS, is_gap=False)
+
+    def pause(self, session: str) -> None:
+        """Decide that nothing is shown, for this session was paused at its screen."""
+        self.paused.append(session)
+        self.supervisor.on_decision(PAUSED, SESSIONS, is_gap=False)
 
     def launch(self, session: str) -> None:
         """Answer how a session's agent is started."""
@@ -258,6 +265,7 @@ async def around(settings: Settings = SETTINGS) -> AsyncIterator[Around]:
             on_agent=on_agent,
             on_agent_end=on_agent_end,
             on_proven=lambda _ids: None,
+            on_ended=lambda session: made.pause(session),  # noqa: PLW0108 (it is made later)
         )
         made = Around(Supervisor(parts, settings, poller), it, prepared, asked, looks)
         made.supervisor.start()

@@ -14,6 +14,7 @@ import pytest
 from sessiond.stream import agent as module
 from sessiond.stream import launch
 from sessiond.stream.agent import Agent, AgentStart, Exit
+from sessiond.stream.reconcile import PLACEHOLDER
 from sessiond.transport.edge import EdgePoller
 from sessiond.wire import device
 from sessiond.wire.buffer import HEADER_SIZE, Header
@@ -133,7 +134,7 @@ class Listener:
         self.signal.happened()
 
     def on_exit(self, agent: Agent, end: Exit) -> None:
-        assert agent.key == "3"
+        assert agent.key in {"3", PLACEHOLDER}
         self.exits.append(end)
         self.signal.happened()
 
@@ -148,11 +149,11 @@ class Listener:
 
 
 @asynccontextmanager
-async def started(*script: Step) -> "AsyncIterator[tuple[Agent, Listener]]":
+async def started(*script: Step, key: str = "3") -> "AsyncIterator[tuple[Agent, Listener]]":
     """Start an agent with that part; nothing of it may be left afterwards."""
     command = ["/usr/bin/python3", "-I", "-S", "-c", PROGRAM, json.dumps(script)]
     poller, listener = EdgePoller(), Listener()
-    agent = Agent(AgentStart("3", command, {}, Config("3", 1000, 7)), poller, listener)
+    agent = Agent(AgentStart(key, command, {}, Config(key, 1000, 7)), poller, listener)
     try:
         yield agent, listener
     finally:
@@ -272,6 +273,15 @@ async def test_failed_is_in_the_exit() -> None:
     assert end.status == 1
     assert not end.was_asked
     assert agent.is_stopping
+
+
+@pytest.mark.parametrize("key", ["3", PLACEHOLDER])
+@in_loop
+async def test_only_the_users_agent_pauses(key: str) -> None:
+    failed = pack(Failed("paused-by-user", "ended at the screen"))
+    async with started(send(failed), ["exit", 1], key=key) as (_, listener):
+        end = await listener.end()
+    assert end.reason == ("paused-by-user" if key == "3" else "agent-crashed")
 
 
 @in_loop

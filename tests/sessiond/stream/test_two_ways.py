@@ -577,3 +577,46 @@ async def test_a_picture_that_was_dropped_is_sent_again_by_who_goes_on(
             kinds = [type(it) for it in messages]
             first = kinds.index(Data)
             assert Format in kinds[first : kinds.index(Data, first + 1)]
+
+
+@in_loop
+async def test_what_is_ended_at_the_screen_goes_no_other_way() -> None:
+    """Not to the card, nor to another agent; and it is no failure to be told afterwards."""
+    async with around() as it:
+        with watching_host(it):
+            it.show("1", BOTH)
+            ended = failing("1", Reason.PAUSED_BY_USER, "ended in the panel", was_ready=True)
+            it.prepared["1"](ended)
+            await it.until_reason(Reason.PAUSED_BY_USER)
+            assert it.paused == ["1"]
+            assert it.ends == {"1": Reason.PAUSED_BY_USER}
+            assert it.asked == [("1", OWN)]
+            assert it.statuses[-1].next_retry == 0
+            it.show("1", BOTH)
+            assert it.asked == [("1", OWN), ("1", OWN)], "it is resumed"
+            assert it.statuses[-1].reason is Reason.AGENT_STARTING
+
+
+@in_loop
+async def test_what_is_ended_at_the_screen_and_is_not_in_front() -> None:
+    async with around() as it:
+        with watching_host(it):
+            it.show("1", OWN)
+            it.prepared["1"](failing("1", Reason.PAUSED_BY_USER, "ended in the panel"))
+            it.show("2", OWN)
+            it.launch("2")
+            await it.signal.until(lambda: "1" in it.ends)
+            assert it.paused == ["1"]
+
+
+@in_loop
+async def test_the_cards_agent_pauses_nobody() -> None:
+    async with around() as it:
+        with watching_host(it):
+            it.show("1", CARD)
+            helper, end = kms_helper()
+            it.prepared["1"](failing("1", Reason.PAUSED_BY_USER, "ended", helper))
+            await it.signal.until(lambda: "1" in it.ends)
+            end.close()
+            assert it.ends == {"1": Reason.AGENT_CRASHED}
+            assert not it.paused
