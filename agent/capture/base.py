@@ -38,7 +38,8 @@ class Frame:
 
     ``pixels`` is the memory of ``slot`` itself, not a copy: it stays as it is until the same
     slot is grabbed again. ``changed`` are the numbers of the bands that may differ from the frame
-    captured before; None when nobody can tell.
+    captured before; None when nobody can tell. ``stands_in``: it is no picture of the screen, but
+    says why there is none.
     """
 
     width: int
@@ -47,6 +48,7 @@ class Frame:
     pixels: memoryview
     slot: int
     changed: frozenset[int] | None = None
+    stands_in: bool = False
 
 
 def merged(one: frozenset[int] | None, other: frozenset[int] | None) -> frozenset[int] | None:

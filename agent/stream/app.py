@@ -109,11 +109,13 @@ class StreamApp:
             self._session.on_changed()
 
     def on_unavailable(self, reason: str) -> None:
-        """Tell the operator; the last picture stands."""
+        """Tell the operator, and the session."""
         if reason:
             log.warning("nothing to capture: %s", reason)
         else:
             log.info("capturing again")
+        if self._session:
+            self._session.on_unavailable(reason)
 
     def on_cursor(self, cursor: Cursor | None) -> None:
         """Tell the session."""

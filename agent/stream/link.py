@@ -37,6 +37,7 @@ from sessiond.wire.link import (
     Stats,
     ToAgent,
     ToDaemon,
+    Unavailable,
     pack,
 )
 from sessiond.wire.link_state import DaemonLink
@@ -45,7 +46,6 @@ log = logging.getLogger(__name__)
 
 CONFIG_TIMEOUT: Final = 10.0  # seconds for the daemon's first word
 OPEN_TIMEOUT: Final = 12.0  # seconds for the display; discovery gives up before, if it can
-VT_TIMEOUT: Final = 0.5  # seconds that an X server may take to come back to its VT
 LAST_WORDS: Final = 1.0  # seconds for FAILED to leave
 STATS_INTERVAL: Final = 1.0  # seconds
 CLOSE_TIMEOUT: Final = 0.5  # seconds for the display's thread
@@ -146,8 +146,6 @@ class LinkSession:
         self._codecs: Codecs | None = None
         self._streamer: Streamer | None = None
         self._error: SessiondError | None = None
-        self._unavailable = ""
-        self._waits_for_vt: Activate | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._stats = _Stats()
         self._stats_due = 0.0
@@ -209,7 +207,7 @@ class LinkSession:
         self._streamer = Streamer(
             self._screen, self._codecs, self._frames, self._sender,
             pack=device.pack, fail=lambda text: self._fail(ENCODER_FAILED, EncoderError(text)),
-            max_frame=MAX_FRAME, on_frame=self._count,
+            max_frame=MAX_FRAME, on_frame=self._count, on_absence=self._tell_absence,
         )  # fmt: skip
         self._streamer.pipeline.withhold()
         self._streamer.pipeline.told_rate = 0.0  # how fast frames leave us says nothing of the host
@@ -224,11 +222,10 @@ class LinkSession:
             self._streamer.on_changed()
 
     def on_unavailable(self, reason: str) -> None:
-        """Take note; a stream that waits for the X server to be back begins."""
-        self._unavailable = reason
+        """Say why, where there is no picture and that lasts."""
         log.info("%s", f"nothing to capture: {reason}" if reason else "capturing is possible")
-        if not reason and self._waits_for_vt:
-            self._begin()
+        if self._streamer:
+            self._streamer.on_unavailable(reason)
 
     def on_cursor(self, cursor: Cursor | None) -> None:
         """Send the new shape."""
@@ -277,16 +274,6 @@ class LinkSession:
     def _activate(self, message: Activate) -> None:
         self._pause()
         self.state = State.ACTIVE
-        self._waits_for_vt = message
-        if self._unavailable:
-            self._limit(VT_TIMEOUT, self._begin)
-        else:
-            self._begin()
-
-    def _begin(self) -> None:
-        assert self._waits_for_vt  # noqa: S101 (why we are called)
-        message, self._waits_for_vt = self._waits_for_vt, None
-        self._unlimit()
         try:
             self._running().start(message.codecs)
         except EncoderError as error:
@@ -295,8 +282,6 @@ class LinkSession:
             self._send(Serial(message.serial))
 
     def _pause(self) -> None:
-        self._unlimit()
-        self._waits_for_vt = None
         self._running().stop()
         self._running().pipeline.withhold()
         self.state = State.PAUSED
@@ -322,6 +307,9 @@ class LinkSession:
             encoder.implementation, streamer.why[:MAX_TEXT],
         )))  # fmt: skip
         self._stats = _Stats(skipped=pipeline.skipped, encode_time=pipeline.encode_time, who=who)
+
+    def _tell_absence(self, reason: str) -> None:
+        self._send(Unavailable(reason[:MAX_TEXT]))
 
     def _on_no_config(self) -> None:
         self._end(ProtocolError(f"the daemon said nothing in {CONFIG_TIMEOUT:g} s"))

@@ -10,6 +10,7 @@ was begun for an earlier stream is not sent in a later one.
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from agent.capture.base import SLOTS, Capture, Frame, merged
 from agent.encode.base import Encoder
@@ -20,6 +21,9 @@ from agent.stream.screen import Screen
 from agent.stream.watch import Passed, Rate
 from agent.stream.worker import Worker, attempt
 from sessiond.errors import SessiondError
+
+if TYPE_CHECKING:
+    from agent.capture.sign import Sign
 
 SendFrame = Callable[[Encoder, Frame, bytes], None]
 """Called with the frame (its size counts, its pixels may be gone soon) and its encoded form."""
@@ -33,7 +37,8 @@ class Pipeline:
     another one, and may start another stream. ``skipped`` counts frames that were captured and
     replaced by a newer one, ``encode_time`` the seconds that encoding took, both since ever.
     ``told_rate`` is what the way to the host takes, in bytes/s, where somebody knows better than
-    we; 0 if it is not known.
+    we; 0 if it is not known. ``sign`` is there until the screen was captured, for as long as it
+    may stand in for it.
     """
 
     def __init__(
@@ -56,6 +61,7 @@ class Pipeline:
         self._pacing = Pacing(1 / framerate)
         self._easing = Easing(self._pacing.interval)
         self.told_rate: float | None = None
+        self.sign: Sign | None = None
         self._rate = Rate(self._pacing.interval)
         self._encoding: Encoding | None = None
         self._stream = 0
@@ -169,11 +175,11 @@ class Pipeline:
         self._go()
 
     def _capture(self) -> None:
-        stream, slot = self._stream, self._take_slot()
+        stream, slot, sign = self._stream, self._take_slot(), self.sign
         encode_brief = self._brief_encoding()
 
         def grab(capture: Capture) -> tuple[Frame | None, Encoded | SessiondError | None]:
-            frame = capture.grab(slot)
+            frame = sign.grab(capture, slot) if sign else capture.grab(slot)
             return frame, encode_brief(frame) if frame else None
 
         def done(result: tuple[Frame | None, Encoded | SessiondError | None]) -> None:
@@ -182,6 +188,8 @@ class Pipeline:
                 self._free_slots.add(slot)
                 self._pacing.on_captured(usable=False)
             else:
+                if stream == self._stream and not frame.stands_in:
+                    self.sign = None
                 is_news = merged(self._left_out, frame.changed) != frozenset()
                 self._pacing.on_captured(usable=stream == self._stream, is_news=is_news)
                 self._captured, self._encoded = frame, encoded

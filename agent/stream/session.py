@@ -67,6 +67,10 @@ class StreamSession:
         """Capture when it is time."""
         self.streamer.on_changed()
 
+    def on_unavailable(self, reason: str) -> None:
+        """Say why, where there is no picture and that lasts."""
+        self.streamer.on_unavailable(reason)
+
     def on_cursor(self, cursor: Cursor | None) -> None:
         """Send the new shape."""
         self.streamer.on_cursor(cursor)

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from agent.capture.base import Capture, Cursor, Frame
+from agent.capture.sign import Sign
 from agent.encode.base import Encoder
+from agent.stream.absence import Absence
 from agent.stream.choice import AUTO, Choice, Demand, EncoderType, decide, pick
 from agent.stream.drm import display_info
 from agent.stream.framelog import FrameLog
@@ -73,10 +75,11 @@ class Totals:
 class _Beginning:
     """What the host is told of the screen before the first frame.
 
-    ``size`` is None while nothing can be captured: FORMAT then comes with the first frame.
+    While it is ``unavailable``, FORMAT and the cursor come with the first frame.
     """
 
-    size: tuple[int, int] | None
+    unavailable: str
+    size: tuple[int, int]
     outputs: tuple[str, ...]
     cursor: Cursor | None
     pointer: tuple[int, int]
@@ -89,8 +92,12 @@ class Streamer:
     because an encoder failed, which is then left alone until the next stream. ``why`` says why it
     is this one, "" where the configuration does.
 
+    A stream that begins while nothing can be captured shows why, without a cursor, until the screen
+    is there; one that has shown the screen leaves its last picture standing.
+
     ``pack`` makes a message's bytes. ``fail`` hears why a stream ended by itself. A frame is never
     larger than ``max_frame`` bytes. ``on_frame`` hears each frame's size in bytes and its encoder.
+    ``on_absence`` hears why nothing has been captured for a while, and "" when that is over.
     """
 
     def __init__(
@@ -104,6 +111,7 @@ class Streamer:
         fail: Callable[[str], None],
         max_frame: int = MAX_FRAME,
         on_frame: Callable[[Encoder, int], None] = lambda _encoder, _size: None,
+        on_absence: Callable[[str], None] = lambda _reason: None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.totals = Totals()
@@ -116,6 +124,8 @@ class Streamer:
         self._fail = fail
         self._max_frame = max_frame
         self._on_frame = on_frame
+        self._tell_absence = on_absence
+        self._absence = Absence(self._on_absence)
         self.pipeline = Pipeline(
             screen, framerate=codecs.framerate, send=self._send_frame,
             fail=self._on_failed, on_passed=self._on_passed,
@@ -123,7 +133,9 @@ class Streamer:
         sender.on_frame_sent = self.pipeline.on_sent
         self._stream = 0
         self._is_streaming = False
-        self._is_introduced = False
+        self._has_cursor = False  # the host knows of the screen's, and hears of each change
+        self._cursor: Cursor | None = None
+        self._pointer = (0, 0)
         self._choice = Choice()  # it outlives a stream: the next one is for the same host
         self._watch = Watch(self.pipeline.interval)
         self._demand = Demand((), None)
@@ -140,17 +152,20 @@ class Streamer:
         self._pick()
         self.totals = Totals()
         self._is_streaming = True
+        self.pipeline.sign = Sign()
         stream = self._stream
 
         def begin(capture: Capture) -> _Beginning:
             capture.begin()
             cursor, pointer = self._screen.refresh(capture)
-            size = None if capture.unavailable else capture.size
-            return _Beginning(size, capture.outputs(), cursor, pointer)
+            outputs = capture.outputs()
+            return _Beginning(capture.unavailable, capture.size, outputs, cursor, pointer)
 
         def begun(beginning: _Beginning) -> None:
             if stream == self._stream:
-                self._demand = replace(self._demand, size=beginning.size)
+                if all(beginning.size):
+                    self._demand = replace(self._demand, size=beginning.size)
+                self._absence.begin(beginning.unavailable)
                 self._begin(lambda encoder: self._introduce(beginning, encoder.codec))
 
         self._screen.call_nowait(begin, begun)
@@ -159,8 +174,10 @@ class Streamer:
         """End the stream: nothing more of it is begun."""
         self._stream += 1
         self.pipeline.stop()
+        self.pipeline.sign = None
+        self._absence.end()
         self._sender.drop_waiting()
-        self._is_introduced = False
+        self._has_cursor = False
         self._encoder = None
         if self._is_streaming:
             self._is_streaming = False
@@ -178,28 +195,52 @@ class Streamer:
         """Capture when it is time."""
         self.pipeline.on_changed()
 
+    def on_unavailable(self, reason: str) -> None:
+        """Say why, where there is no picture and that lasts."""
+        if self._encoder:
+            self._absence.change(reason)
+
     def on_cursor(self, cursor: Cursor | None) -> None:
         """Send the new shape."""
-        if self._is_introduced:
+        self._cursor = cursor
+        if self._has_cursor:
             self._put_cursor(cursor)
             self._sender.flush()
 
     def on_pointer(self, position: tuple[int, int]) -> None:
         """Send the new place."""
-        if self._is_introduced:
+        self._pointer = position
+        if self._has_cursor:
             self._put(CursorMove(*position))
             self._sender.flush()
 
     def _introduce(self, beginning: _Beginning, codec: int) -> None:
-        self._is_introduced = True
+        self._cursor, self._pointer = beginning.cursor, beginning.pointer
         info = display_info(beginning.outputs)
         if info:
             self._put(info)
-        if beginning.size:
+        if beginning.unavailable:
+            self._put(HIDDEN_CURSOR)
+        else:
             self._put_format(beginning.size, codec)
-        self._put_cursor(beginning.cursor)
-        self._put(CursorMove(*beginning.pointer))
+            self._introduce_cursor()
         self._sender.flush()
+
+    def _introduce_cursor(self) -> None:
+        self._has_cursor = True
+        self._put_cursor(self._cursor)
+        self._put(CursorMove(*self._pointer))
+
+    def _on_absence(self, reason: str) -> None:
+        sign = self.pipeline.sign
+        if reason and sign:  # nothing of the screen was captured in this stream
+            if self._has_cursor:
+                self._has_cursor = False
+                self._put(HIDDEN_CURSOR)
+                self._sender.flush()
+            sign.put_up()
+            self.pipeline.on_changed()
+        self._tell_absence(reason)
 
     def _pick(self) -> EncoderType:
         codecs = self._codecs
@@ -263,6 +304,8 @@ class Streamer:
             if any(self._format):
                 log.info("the screen is %dx%d now", *size)
             self._put_format(size, encoder.codec)
+        if not (frame.stands_in or self._has_cursor):
+            self._introduce_cursor()
         self._put(Data(data))
         self.totals.frames += 1
         self.totals.size += len(data)

@@ -30,6 +30,7 @@ from sessiond.wire.link import (
     Ready,
     Stats,
     ToAgent,
+    Unavailable,
 )
 from sessiond.wire.link_state import AgentLink, State
 
@@ -94,6 +95,9 @@ class AgentListener(Protocol):
     def on_stats(self, agent: "Agent", stats: Stats) -> None:
         """What its stream has done."""
 
+    def on_unavailable(self, agent: "Agent") -> None:
+        """Its stream has nothing to capture, or has again."""
+
     def on_exit(self, agent: "Agent", end: Exit) -> None:
         """It has ended; the last call."""
 
@@ -142,6 +146,7 @@ class Agent:
         self._is_ending = False
         self.ready: Ready | None = None
         self.stats: Stats | None = None  # the newest since its stream has this codec
+        self.unavailable = ""  # why its stream has nothing to capture
         self._codec = 0
         port = OpenPort(self._process.link, f"link of {start.key}", waits_for_host=False)
         self._channel = Channel(port, poller, self)
@@ -185,6 +190,7 @@ class Agent:
     ) -> None:
         """Show it from now on; it must be ready. ``rate`` is as for ``tell_line``."""
         self._credits = 0
+        self.unavailable = ""
         self._codecs = tuple(codecs)
         if self._helper:
             self._helper.grant()  # before it asks
@@ -250,6 +256,9 @@ class Agent:
             case Stats():
                 self.stats = message
                 self._listener.on_stats(self, message)
+            case Unavailable():
+                self.unavailable = message.text
+                self._listener.on_unavailable(self)
             case Failed(reason, text):
                 if reason == Reason.PAUSED_BY_USER and not self._is_users:
                     raise ProtocolError("a pause that only the session's user may order")

@@ -14,7 +14,7 @@ class Situation:
 
     ``port`` and ``trouble`` are what is wrong with the port and with the agent. ``name`` is the
     shown session's, such as "session 3"; ``refused`` is why it is read from the graphics card, ""
-    where its user's agent captures it.
+    where its user's agent captures it. ``unavailable`` is why there is nothing to capture.
     """
 
     decision: Decision
@@ -22,6 +22,7 @@ class Situation:
     trouble: Row
     name: str
     refused: str
+    unavailable: str
     is_asking: bool
     is_ready: bool
     is_stalled: bool
@@ -46,12 +47,16 @@ def explain(now: Situation) -> tuple[Reason, str]:
             Reason.HOST_STALLED if now.is_stalled else None,
             "The host takes no data: its clients are slow, or frozen.",
         ),
-        (
-            Reason.OK if now.refused else None,
-            f"{name} is read from the graphics card: {now.refused}",
-        ),
     )
     for reason, text in rows:
         if reason is not None:
             return reason, text
-    return Reason.OK, f"{name} is shown."
+    return Reason.OK, _shown(name, now)
+
+
+def _shown(name: str, now: Situation) -> str:
+    nothing = f"othing can be captured now: {now.unavailable}."
+    if now.refused:
+        text = f"{name} is read from the graphics card: {now.refused}"
+        return f"{text} N{nothing}" if now.unavailable else text
+    return f"{name} is shown; n{nothing}" if now.unavailable else f"{name} is shown."

@@ -248,6 +248,12 @@ class Supervisor:
         if agent is self._agents.active():
             self._tell()
 
+    def on_unavailable(self, agent: Agent) -> None:
+        """Tell why there is no new picture, or that there is again."""
+        log.debug("agent %d: unavailable: %r", agent.pid, agent.unavailable)
+        if agent is self._agents.active():
+            self._tell()
+
     def on_exit(self, agent: Agent, end: Exit) -> None:
         """Start it again later, unless it was stopped or its session is gone."""
         self._agents.remove(agent)
@@ -511,6 +517,7 @@ class Supervisor:
                 trouble=self._trouble_of(key),
                 name=f"VT {self._sessions[key].vt}" if self._is_console(key) else f"session {key}",
                 refused=self._ways.refusal(key) if agent and agent.is_kms else "",
+                unavailable=agent.unavailable if agent else "",
                 is_asking=bool(self._codecs),
                 is_ready=agent is not None and agent.ready is not None,
                 is_stalled=self._is_stalled,

@@ -36,6 +36,7 @@ class LinkType(enum.IntEnum):
     FAILED = 0x8006
     SERIAL = 0x8007
     LINE = 0x8008
+    UNAVAILABLE = 0x8009
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +163,17 @@ class Serial:
 
 
 @dataclass(frozen=True, slots=True)
+class Unavailable:
+    """Why nothing can be captured, as a clause; "" when it can (to the daemon).
+
+    It is the newest serial's: a stream begins as one that can be captured.
+    """
+
+    TYPE: ClassVar = LinkType.UNAVAILABLE
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceMessage:
     """A message of the stream device, whole, as it goes to the port (to the daemon).
 
@@ -173,14 +185,14 @@ class DeviceMessage:
 
 
 ToAgent = Config | Activate | Credit | Line | Pause
-ToDaemon = Ready | Stats | Failed | Serial
+ToDaemon = Ready | Stats | Failed | Serial | Unavailable
 
 _DEVICE_TYPES: Final = frozenset({
     Type.FORMAT, Type.DATA, Type.CURSOR_SET, Type.CURSOR_MOVE, Type.DEVICE_DISPLAY_INFO,
     Type.QUALITY_INDICATOR,
 })  # fmt: skip
 _TO_AGENT: Final = {kind.TYPE: kind for kind in (Config, Activate, Credit, Line, Pause)}
-_TO_DAEMON: Final = {kind.TYPE: kind for kind in (Ready, Stats, Failed, Serial)}
+_TO_DAEMON: Final = {kind.TYPE: kind for kind in (Ready, Stats, Failed, Serial, Unavailable)}
 
 
 def check_from_agent(header: Header) -> None:
@@ -334,5 +346,6 @@ _FIELDS: Final[dict[type, dict[str, Check]]] = {
     },
     Failed: {"reason": _text, "text": _text},
     Serial: {"serial": _COUNT},
+    Unavailable: {"text": _text},
 }
 _BARE: Final = {kind.TYPE: Header(kind.TYPE, 2).pack() + b"{}" for kind in (Credit, Pause)}

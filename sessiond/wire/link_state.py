@@ -25,6 +25,7 @@ from sessiond.wire.link import (
     Stats,
     ToAgent,
     ToDaemon,
+    Unavailable,
     check_from_agent,
     check_from_daemon,
     pack,
@@ -63,6 +64,7 @@ class Signal(enum.Enum):
     FORMAT = enum.auto()
     FRAME = enum.auto()
     DECORATION = enum.auto()  # cursor, display info, quality
+    UNAVAILABLE = enum.auto()
 
 
 _OPEN: Final = {
@@ -73,8 +75,8 @@ _OPEN: Final = {
 
 
 def _stay(state: State) -> dict[Signal, State]:
-    kept = (Signal.STATS, Signal.OLD_SERIAL, Signal.FORMAT, Signal.FRAME, Signal.DECORATION)
-    return dict.fromkeys(kept, state)
+    streams = (Signal.FORMAT, Signal.FRAME, Signal.DECORATION, Signal.UNAVAILABLE)
+    return dict.fromkeys((Signal.STATS, Signal.OLD_SERIAL, *streams), state)
 
 
 # What is not in the table is forbidden.
@@ -104,12 +106,14 @@ TRANSITIONS: Final[dict[State, dict[Signal, State]]] = {
     },
     State.FAILED: {},
 }
-# In these states a message of the stream device reaches the host; elsewhere it came too late.
-# DATA needs a FORMAT of the same serial before it.
+# In these states what is of the stream counts: a message of the stream device reaches the host.
+# Elsewhere it came too late. DATA needs a FORMAT of the same serial before it.
 RELAYED: Final[dict[State, frozenset[Signal]]] = {
-    State.SYNCED: frozenset({Signal.FORMAT, Signal.DECORATION}),
-    State.STREAMING: frozenset({Signal.FORMAT, Signal.FRAME, Signal.DECORATION}),
-}
+    State.SYNCED: frozenset({Signal.FORMAT, Signal.DECORATION, Signal.UNAVAILABLE}),
+    State.STREAMING: frozenset({
+        Signal.FORMAT, Signal.FRAME, Signal.DECORATION, Signal.UNAVAILABLE,
+    }),
+}  # fmt: skip
 
 
 class AgentLink:
@@ -157,7 +161,7 @@ class AgentLink:
         if after is None:
             raise ProtocolError(f"{signal.name} in state {state.name}")
         self.state = after
-        if isinstance(message, DeviceMessage):
+        if isinstance(message, DeviceMessage | Unavailable):
             is_relayed = signal in RELAYED.get(state, frozenset())
             self._stray += not is_relayed
             if self._stray > MAX_STRAY:
@@ -175,6 +179,8 @@ class AgentLink:
                 return Signal.FAILED
             case Serial():
                 return self._serial_signal(message.serial)
+            case Unavailable():
+                return Signal.UNAVAILABLE
             case DeviceMessage():
                 return self._device_signal(message.type)
             case unreachable:

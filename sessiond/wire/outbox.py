@@ -18,6 +18,7 @@ _ORDER: Final[tuple[Kind, ...]] = (
     Type.CAPABILITIES,
     LinkType.READY,
     LinkType.SERIAL,
+    LinkType.UNAVAILABLE,
     Type.DEVICE_DISPLAY_INFO,
     Type.FORMAT,
     Type.QUALITY_INDICATOR,

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from tests.fixtures.drawing import bits_of
+from agent.capture.placeholder import draw_placeholder
+from tests.fixtures.drawing import bits_of, psnr
 
 if TYPE_CHECKING:
     from tests.fixtures.processes import Event
@@ -22,6 +23,7 @@ GREETER: Final = 3
 NUMBERS: Final = {"alice": ALICE, "bob": BOB, "greeter": GREETER}
 NO_NUMBER: Final = -1  # what a picture without one shows: a sentence, for example
 _GUARD: Final = bits_of(0)[:2]
+_GOOD: Final = 30.0  # dB; a sentence that has come as it was drawn
 # A program that returns when the process with the pid of its argument has ended.
 WAIT_END: Final = """
 import contextlib, os, select, sys
@@ -127,6 +129,16 @@ def wait_sentence(probe: SpiceProbe, *, after: int, timeout: float = 15.0) -> in
     )
     index: int = event["index"]
     return index
+
+
+def wait_words(probe: SpiceProbe, words: str, size: tuple[int, int]) -> None:
+    """Wait until the client shows just these in a picture of SIZE."""
+    picture, mark = draw_placeholder(size, words), -1
+    while True:
+        mark = probe.wait_for("invalidate", after=mark)["index"]
+        seen = probe.shot()
+        if seen.size == size and psnr(seen, picture) > _GOOD:
+            return
 
 
 def number_in(event: Event) -> int:

@@ -110,6 +110,14 @@ class CardReader:
         picture = numbered(number, *SIZE).convert("RGB").tobytes("raw", "BGRX")
         self._memory.map[:] = picture
 
+    def sleep(self) -> None:
+        """Switch all monitors off."""
+        self._card.crtcs = []
+
+    def wake(self) -> None:
+        """Switch the monitor on again."""
+        full_screen(self._card, self._memory)
+
     def switch(self, vt: int) -> None:
         """Bring another VT to the front, for the kernel; logind tells the daemon of its own."""
         # In place, as sysfs: who has it open sees it.

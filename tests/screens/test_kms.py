@@ -15,7 +15,14 @@ import pytest
 
 from sessiond.wire.kms import Grant, Serve
 from tests.daemon.scene import Scene
-from tests.daemon.world import ALICE, assert_connected, numbers, wait_number, wait_sentence
+from tests.daemon.world import (
+    ALICE,
+    assert_connected,
+    numbers,
+    wait_number,
+    wait_sentence,
+    wait_words,
+)
 from tests.screens.reader import END, CardReader
 
 if TYPE_CHECKING:
@@ -122,6 +129,24 @@ def test_who_is_switched_away_from_sees_nothing_any_more(scene: Scene, reader: C
     scene.stage.login1.do("remove_session", id="1")
     wait_number(probe, SCREEN + 1)
     assert reader.heard_by(1) == SHOWN
+    assert_connected(probe)
+
+
+def test_a_monitor_that_sleeps(scene: Scene, reader: CardReader) -> None:
+    away = "othing can be captured now: no output of the graphics card shows anything."
+    reader.sleep()
+    probe = scene.watch()
+    wait_words(probe, f"N{away}", (1024, 768))
+    assert scene.daemon.property("ReasonText") == f"VT 3 is shown; n{away}"
+    mark = scene.daemon.now()
+    reader.wake()
+    since = wait_number(probe, SCREEN)
+    mark = scene.daemon.wait_line("unavailable: ''", after=mark)
+    assert scene.daemon.property("ReasonText") == "VT 3 is shown."
+    reader.sleep()
+    scene.daemon.wait_line("unavailable: 'no output", after=mark)
+    assert scene.daemon.property("ReasonText") == f"VT 3 is shown; n{away}"
+    assert numbers(probe, after=since) <= {SCREEN}  # the last picture stands
     assert_connected(probe)
 
 

@@ -14,6 +14,7 @@ from agent.capture.base import Capture, Changes, EndedError, Frame
 from agent.encode.base import Encoder
 from agent.encode.jpeg import JpegEncoder
 from agent.stream import link as link_module
+from agent.stream.absence import PATIENCE
 from agent.stream.framelog import FrameLog
 from agent.stream.link import ALLOWED, LinkSession, State, adopt_link
 from agent.stream.link_app import codec_maker
@@ -22,6 +23,7 @@ from sessiond.errors import DisplayError, EncoderError, ProtocolError, SessiondE
 from sessiond.transport.edge import EdgePoller
 from sessiond.wire.device import Codec, Type
 from sessiond.wire.link import (
+    MAX_TEXT,
     Activate,
     Config,
     Credit,
@@ -31,11 +33,12 @@ from sessiond.wire.link import (
     Pause,
     Ready,
     ToAgent,
+    Unavailable,
     pack,
 )
 from tests.agent.scripted import SIZE, ScriptedCapture, settled
 from tests.agent.stream.daemon import Daemon
-from tests.fixtures.loop import in_loop, turns
+from tests.fixtures.loop import Clock, in_loop, turns
 
 CONFIG = Config("c1", os.getuid(), vt=7)
 BEGINNING = [Type.FORMAT, Type.CURSOR_SET, Type.CURSOR_MOVE, Type.DATA]
@@ -253,34 +256,95 @@ def test_codecs_of_the_command_line_stand_for_those_of_the_daemon(
     assert len(caplog.records) == warnings
 
 
+async def begin_unavailable(capture: ScriptedCapture, daemon: Linked) -> None:
+    """Activate where nothing can be captured, with credit for a frame."""
+    capture.reason = "it is off"
+    await daemon.configure(CONFIG)
+    await daemon.activate(credit=1)
+    assert await daemon.hear_types(Type.CURSOR_SET) == [Type.CURSOR_SET]
+
+
+def show(capture: ScriptedCapture) -> None:
+    capture.reason = ""
+    capture.tell(Changes.AVAILABLE | Changes.PICTURE)
+
+
 @in_loop
-async def test_waits_for_the_x_server_to_be_on_its_vt() -> None:
-    capture = ScriptedCapture()
-    capture.reason = "away"
+async def test_an_x_server_that_is_soon_on_its_vt_is_waited_for() -> None:
+    capture, clock = ScriptedCapture(), Clock()
     async with linked(capture) as daemon:
-        await daemon.configure(CONFIG)
+        await begin_unavailable(capture, daemon)
+        clock.advance(0.9 * PATIENCE)
         await daemon.quiet()
-        await daemon.activate(credit=1)
-        await daemon.quiet()  # not even a SERIAL
-        assert daemon.session._waits_for_vt
-        capture.reason = ""
-        capture.tell(Changes.AVAILABLE | Changes.PICTURE)
+        show(capture)
         assert await daemon.hear_types() == BEGINNING
+        clock.advance(PATIENCE)
+        await daemon.quiet()
 
 
 @in_loop
-async def test_waits_for_the_vt_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link_module, "VT_TIMEOUT", 0.01)
-    capture = ScriptedCapture()
-    capture.reason = "away"
+async def test_why_nothing_can_be_captured_is_told_and_shown() -> None:
+    capture, clock = ScriptedCapture(), Clock()
+    async with linked(capture) as daemon:
+        await begin_unavailable(capture, daemon)
+        clock.advance(PATIENCE)
+        assert await daemon.hear() == Unavailable("it is off")
+        assert await daemon.hear_types() == [Type.FORMAT, Type.DATA]
+        await daemon.quiet()
+        await daemon.say(Credit())
+        show(capture)
+        assert await daemon.hear() == Unavailable("")
+        assert await daemon.hear_types() == BEGINNING[1:]  # it is of the same size
+
+
+@in_loop
+async def test_why_nothing_can_be_captured_is_told_anew_after_a_pause() -> None:
+    capture, clock = ScriptedCapture(), Clock()
+    async with linked(capture) as daemon:
+        await begin_unavailable(capture, daemon)
+        for times in range(2):
+            clock.advance(PATIENCE)
+            assert await daemon.hear() == Unavailable("it is off")
+            assert await daemon.hear_types() == [Type.FORMAT, Type.DATA]
+            await daemon.say(Pause())
+            await daemon.quiet()
+            capture.reason = f"it is off since {times}"
+            capture.tell(Changes.AVAILABLE)
+            clock.advance(PATIENCE)
+            await daemon.quiet()  # nobody is shown anything
+            capture.reason = "it is off"
+            capture.tell(Changes.AVAILABLE)
+            await daemon.activate(credit=1)
+            assert await daemon.hear_types(Type.CURSOR_SET) == [Type.CURSOR_SET]
+
+
+@in_loop
+async def test_what_was_not_told_before_a_pause_is_not_told_after_it() -> None:
+    capture, clock = ScriptedCapture(), Clock()
+    async with linked(capture) as daemon:
+        await begin_unavailable(capture, daemon)
+        await daemon.say(Pause())
+        await daemon.quiet()
+        clock.advance(PATIENCE)
+        await daemon.quiet()
+
+
+@in_loop
+async def test_a_screen_that_goes_to_sleep_leaves_its_picture() -> None:
+    capture, clock = ScriptedCapture(), Clock()
     async with linked(capture) as daemon:
         await daemon.configure(CONFIG)
-        await daemon.quiet()
-        await daemon.activate(credit=1)
-        assert await daemon.hear_types(Type.CURSOR_MOVE) == [Type.CURSOR_SET, Type.CURSOR_MOVE]
-        capture.reason = ""
+        await daemon.activate(credit=9)
+        await daemon.hear_types()
+        capture.reason = "x" * 2 * MAX_TEXT
         capture.tell(Changes.AVAILABLE | Changes.PICTURE)
-        assert await daemon.hear_types() == [Type.FORMAT, Type.DATA]
+        await daemon.quiet()
+        clock.advance(PATIENCE)
+        assert await daemon.hear() == Unavailable("x" * MAX_TEXT)
+        await daemon.quiet()
+        show(capture)
+        assert await daemon.hear() == Unavailable("")
+        assert await daemon.hear_types() == [Type.DATA]
 
 
 @in_loop

@@ -12,9 +12,12 @@ from PIL import Image
 
 from agent.capture.base import Capture, Changes, Cursor
 from agent.capture.pattern import open_pattern
+from agent.capture.placeholder import draw_placeholder
 from agent.encode.jpeg import JpegEncoder
 from agent.stream import streamer as streamer_module
+from agent.stream.absence import PATIENCE
 from agent.stream.framelog import FrameLog
+from agent.stream.pacing import RESTS
 from agent.stream.screen import Screen
 from agent.stream.session import StreamSession
 from agent.stream.streamer import Codecs
@@ -39,7 +42,8 @@ from sessiond.wire.device import (
 )
 from sessiond.wire.device_state import DeviceConnection
 from tests.agent.scripted import SIZE, Listener, ScriptedCapture, settled
-from tests.fixtures.loop import in_loop, turns
+from tests.fixtures.drawing import psnr
+from tests.fixtures.loop import Clock, in_loop, turns
 
 START = StartStop((Codec.MJPEG,))
 STOP = StartStop(())
@@ -55,6 +59,10 @@ class SessionListener(Listener):
     def on_changed(self) -> None:
         super().on_changed()
         self.session.on_changed()
+
+    def on_unavailable(self, reason: str) -> None:
+        super().on_unavailable(reason)
+        self.session.on_unavailable(reason)
 
     def on_cursor(self, cursor: Cursor | None) -> None:
         super().on_cursor(cursor)
@@ -144,6 +152,14 @@ def shade(message: object) -> int:
     value = colours[0][1]
     assert isinstance(value, int)
     return value
+
+
+def alike(message: object, size: tuple[int, int], reason: str) -> bool:
+    """Return whether a frame says this."""
+    assert isinstance(message, Data)
+    wanted = draw_placeholder(size, f"Nothing can be captured now: {reason}.")
+    with Image.open(io.BytesIO(message.frame)) as picture:
+        return psnr(picture.convert("RGB"), wanted) > 30
 
 
 @in_loop
@@ -276,12 +292,114 @@ async def test_format_waits_for_something_to_capture() -> None:
     capture.reason = "away"
     async with connected(capture) as host:
         await host.say(Capabilities(), START)
-        heard = await host.hear_until(lambda m: isinstance(m, CursorMove))
-        assert heard == [Capabilities(), HIDDEN_CURSOR, CursorMove(0, 0)]
+        assert [await host.hear() for _ in range(2)] == [Capabilities(), HIDDEN_CURSOR]
+        capture.shape, capture.place = ARROW, (7, 8)
+        capture.tell(Changes.CURSOR)
+        await settled(host.screen)
+        await turns(3)
         capture.reason = ""
         capture.tell(Changes.PICTURE | Changes.AVAILABLE)
-        assert await host.hear() == FORMAT
-        assert isinstance(await host.hear(), Data)
+        *beginning, frame = await host.hear_until(lambda m: isinstance(m, Data))
+        assert beginning == [FORMAT, CursorSet(2, 1, 1, 0, ARROW.pixels), CursorMove(7, 8)]
+        assert shade(frame) == 0
+
+
+@in_loop
+async def test_why_there_is_no_picture_is_shown_until_there_is_one() -> None:
+    capture, clock = ScriptedCapture(), Clock()
+    capture.reason, capture.size_now = "all outputs are off", (0, 0)
+    capture.shape = ARROW
+    async with connected(capture) as host:
+        await host.say(Capabilities(), START)
+        assert [await host.hear() for _ in range(2)] == [Capabilities(), HIDDEN_CURSOR]
+        clock.advance(PATIENCE)
+        assert await host.hear() == Format(1024, 768, Codec.MJPEG)
+        assert alike(await host.hear(), (1024, 768), "all outputs are off")
+        for size, reason in (((800, 600), "all outputs are off"), ((800, 600), "it is away")):
+            capture.size_now, capture.reason = size, reason
+            capture.tell(Changes.AVAILABLE | Changes.PICTURE)
+            if reason == "all outputs are off":
+                assert await host.hear() == Format(*size, Codec.MJPEG)
+            assert alike(await host.hear(), size, reason)
+        capture.reason, capture.size_now = "", SIZE
+        capture.draw()
+        capture.tell(Changes.AVAILABLE)
+        *beginning, frame = await host.hear_until(lambda m: isinstance(m, Data))
+        assert beginning == [FORMAT, CursorSet(2, 1, 1, 0, ARROW.pixels), CursorMove(0, 0)]
+        assert shade(frame) == 1
+        capture.reason = "it sleeps"
+        capture.tell(Changes.AVAILABLE | Changes.PICTURE)
+        await settled(host.screen)
+        clock.advance(PATIENCE)
+        await settled(host.screen)
+        await turns(5)
+        assert await host.hear_all() == []
+
+
+@in_loop
+async def test_a_sentence_costs_nothing_once_it_is_there() -> None:
+    capture, clock = ScriptedCapture(), Clock()
+    capture.reason = "it is off"
+    async with connected(capture) as host:
+        await host.say(Capabilities(), START)
+        await host.hear_until(lambda m: m == HIDDEN_CURSOR)
+        clock.advance(PATIENCE)
+        await host.hear_until(lambda m: isinstance(m, Data))
+        for rest in RESTS:  # a client may have dropped it
+            clock.advance(rest)
+            assert isinstance(await host.hear(), Data)
+        pipeline = host.session.streamer.pipeline
+        await turns(5)
+        assert pipeline._timer is None
+        capture.tell(Changes.PICTURE)  # which looks as before
+        await settled(host.screen)
+        clock.advance(10)
+        await settled(host.screen)
+        await turns(5)
+        assert await host.hear_all() == []
+
+
+@in_loop
+async def test_the_first_picture_after_a_sentence_is_whole() -> None:
+    capture, clock = ScriptedCapture(), Clock()
+    capture.reason, capture.size_now = "it is off", (320, 200)
+    capture.changed = frozenset({0})  # though it says so
+    async with connected(capture) as host:
+        await host.say(Capabilities(), START)
+        await host.hear_until(lambda m: m == HIDDEN_CURSOR)
+        clock.advance(PATIENCE)
+        await host.hear_until(lambda m: isinstance(m, Data))
+        capture.reason = ""
+        capture.draw()
+        capture.tell(Changes.AVAILABLE)
+        heard = await host.hear_until(lambda m: isinstance(m, Data))
+        assert shade(heard[-1]) == 1
+
+
+@in_loop
+async def test_a_screen_that_goes_before_its_first_picture() -> None:
+    capture, clock = ScriptedCapture(), Clock()
+    capture.shape = ARROW
+    capture.gate.clear()
+    async with connected(capture) as host:
+        await host.say(Capabilities(), START)
+        await host.hear_until(lambda m: isinstance(m, CursorMove))
+        capture.reason = "it is off"
+        capture.tell(Changes.AVAILABLE | Changes.PICTURE)
+        capture.gate.set()
+        await settled(host.screen)
+        await turns(5)
+        clock.advance(PATIENCE)
+        assert await host.hear() == HIDDEN_CURSOR
+        assert alike(await host.hear(), SIZE, "it is off")
+        capture.place = (1, 2)
+        capture.tell(Changes.POINTER)
+        await settled(host.screen)
+        await turns(3)
+        capture.reason = ""
+        capture.tell(Changes.AVAILABLE | Changes.PICTURE)
+        heard = await host.hear_until(lambda m: isinstance(m, Data))
+        assert heard[:2] == [CursorSet(2, 1, 1, 0, ARROW.pixels), CursorMove(1, 2)]
 
 
 @in_loop

@@ -40,8 +40,9 @@ SMALL: Final = 100
 FORMAT: Final = device.pack(Format(640, 480, 1))
 STATS: Final = pack(Stats(0, 0, 0, 0.0, "jpeg", 80, "libjpeg-turbo", "the host keeps up"))
 READY: Final = pack(Ready("logind", ":0", 640, 480, 7))
-# argv: the size of its frames, and --link-fd N at the end. What is shown has a frame for each
-# credit, but the first only after SIGUSR1. It ends with its link, or by SIGKILL.
+# argv: the size of its frames, what it says of each stream as hexadecimal digits, and --link-fd N
+# at the end. What is shown has a frame for each credit, but the first only after SIGUSR1. It ends
+# with its link, or by SIGKILL.
 AGENT: Final = f"""
 import json, signal, socket, struct, sys
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -59,7 +60,7 @@ while piece := link.recv(4096):
         if kind == {int(LinkType.ACTIVATE)}:
             serial = json.loads(body)["serial"]
             message({int(LinkType.SERIAL)}, json.dumps({{"serial": serial}}).encode())
-            link.sendall(bytes.fromhex("{FORMAT.hex()}{STATS.hex()}"))
+            link.sendall(bytes.fromhex("{FORMAT.hex()}{STATS.hex()}" + sys.argv[2]))
         elif kind == {int(LinkType.CREDIT)}:
             is_told = is_told or bool(signal.sigwait([signal.SIGUSR1]))
             message({int(device.Type.DATA)}, bytes(size))
@@ -82,10 +83,11 @@ SESSIONS: Final = MappingProxyType({
 })  # fmt: skip
 
 
-def start_of(key: str, helper: KmsHelper | None = None) -> AgentStart:
-    """Return how an agent with a part to play is started."""
+def start_of(key: str, helper: KmsHelper | None = None, says: bytes = b"") -> AgentStart:
+    """Return how an agent with a part to play is started, which also ``says`` this."""
     size = BIG if key == "big" else SMALL
-    return AgentStart(key, python(AGENT, str(size)), {}, Config(key, 1000), helper)
+    command = python(AGENT, str(size), says.hex())
+    return AgentStart(key, command, {}, Config(key, 1000), helper)
 
 
 def failing(

@@ -27,6 +27,7 @@ from sessiond.wire.link import (
     Ready,
     Serial,
     Stats,
+    Unavailable,
     pack,
 )
 from tests.fixtures.loop import DEADLINE, Clock, Signal, in_loop
@@ -110,6 +111,7 @@ class Listener:
     ready: list[Ready] = field(default_factory=list)
     messages: list[DeviceMessage] = field(default_factory=list)
     stats: list[Stats] = field(default_factory=list)
+    unavailable: list[str] = field(default_factory=list)
     exits: list[Exit] = field(default_factory=list)
     answer: Callable[[Agent, DeviceMessage], None] = lambda _agent, _message: None
     once_ready: Callable[[Agent], None] = lambda _agent: None
@@ -131,6 +133,11 @@ class Listener:
         assert not self.exits
         assert agent.ready
         self.stats.append(stats)
+        self.signal.happened()
+
+    def on_unavailable(self, agent: Agent) -> None:
+        assert not self.exits
+        self.unavailable.append(agent.unavailable)
         self.signal.happened()
 
     def on_exit(self, agent: Agent, end: Exit) -> None:
@@ -211,6 +218,21 @@ async def test_frames_are_relayed_as_they_are_and_each_needs_a_credit() -> None:
         await listener.end()
     assert listener.relayed == FORMAT + 5 * FRAME + MOVE
     assert listener.stats == [STATS]
+
+
+@in_loop
+async def test_a_stream_begins_as_one_that_can_be_captured() -> None:
+    off, on = pack(Unavailable("it is off")), pack(Unavailable(""))
+    script: list[Step] = [send(off, on, off), expect(LinkType.ACTIVATE), send(off), HANG]
+    async with started(*UNTIL_SHOWN, *script) as (agent, listener):
+        await listener.signal.until(lambda: len(listener.unavailable) == 3)
+        assert listener.unavailable == ["it is off", "", "it is off"]
+        assert agent.unavailable == "it is off"
+        agent.activate(2, (1,), quality=False)
+        assert agent.unavailable == ""
+        agent.stop()
+        await listener.end()
+    assert len(listener.unavailable) == 3  # what came last was of the stream before
 
 
 @pytest.mark.parametrize("answers", [0, 1])

@@ -14,6 +14,7 @@ GOOD: Final = Situation(
     trouble=(None, ""),
     name="session 3",
     refused="",
+    unavailable="",
     is_asking=True,
     is_ready=True,
     is_stalled=False,
@@ -33,6 +34,15 @@ def test_why_the_card_is_read_is_told() -> None:
     assert told == (
         Reason.OK, "Session 3 is read from the graphics card: its compositor lets nobody in."
     )  # fmt: skip
+
+
+def test_why_nothing_can_be_captured_is_told() -> None:
+    now = replace(GOOD, unavailable="all outputs are off")
+    away = "othing can be captured now: all outputs are off."
+    assert explain(now) == (Reason.OK, f"Session 3 is shown; n{away}")
+    now = replace(now, refused="it lets nobody in.")
+    told = f"Session 3 is read from the graphics card: it lets nobody in. N{away}"
+    assert explain(now) == (Reason.OK, told)
 
 
 def test_a_name_in_the_middle_of_a_sentence() -> None:

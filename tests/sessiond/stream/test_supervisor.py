@@ -17,6 +17,7 @@ from sessiond.stream.agent import Agent
 from sessiond.stream.freshness import Freshness
 from sessiond.stream.reconcile import PLACEHOLDER
 from sessiond.wire.device import StartStop
+from sessiond.wire.link import Unavailable, pack
 from tests.fixtures.loop import in_loop, turns
 from tests.sessiond.stream.stage import (
     BIG,
@@ -83,6 +84,24 @@ async def test_what_encodes_is_told_while_it_does() -> None:
             await it.until_reason(Reason.HOST_NOT_ASKING)
             now = it.statuses[-1]
             assert (now.codec, now.encoder, now.why) == (0, "", "")
+
+
+@in_loop
+async def test_why_nothing_can_be_captured_is_told_while_it_is_so() -> None:
+    off, on = pack(Unavailable("it is off")), pack(Unavailable(""))
+    async with around() as it:
+        with watching_host(it):
+            it.show("1")
+            it.prepared["1"](start_of("1", says=off))
+            away = "is shown; nothing can be captured now: it is off."
+            await it.signal.until(
+                lambda: bool(it.statuses) and it.statuses[-1].text == f"Session 1 {away}"
+            )
+            assert it.statuses[-1].reason is Reason.OK
+            it.show("2")
+            it.prepared["2"](start_of("2", says=off + on))
+            expected = [f"Session 2 {away}", "Session 2 is shown."]
+            await it.signal.until(lambda: [each.text for each in it.statuses[-2:]] == expected)
 
 
 @in_loop

@@ -29,6 +29,7 @@ from sessiond.wire.link import (
     Stats,
     ToAgent,
     ToDaemon,
+    Unavailable,
     check_from_agent,
     check_from_daemon,
     pack,
@@ -57,6 +58,8 @@ TO_DAEMON: list[ToDaemon] = [
     Stats(30, 90_000, 2, 5.5, "vp8", 0, "libvpx", "the host takes only 0.2 MB/s"),
     Failed("no-display-found", "nothing answers"),
     Serial(7),
+    Unavailable("all outputs are off"),
+    Unavailable(""),
 ]
 
 
@@ -81,10 +84,11 @@ def test_daemon_understands_an_agent(message: ToDaemon) -> None:
         (Type.START_STOP, 2, "type 0x4"),
         (Type.NOTIFY_ERROR, 4, "type 0x5"),
         (LinkType.LINE, 12, "type 0x8008"),
-        (0x8009, 0, "type 0x8009"),
+        (0x800A, 0, "type 0x800a"),
         (Type.DATA, MAX_FRAME + 1, "frame of"),
         (Type.FORMAT, 11, "Wrong size"),
         (LinkType.STATS, MAX_BODY + 1, "STATS with"),
+        (LinkType.UNAVAILABLE, MAX_BODY + 1, "UNAVAILABLE with"),
     ],
 )
 def test_header_that_no_agent_may_send(kind: int, size: int, words: str) -> None:
@@ -122,6 +126,9 @@ READY = asdict(Ready("r", ":0", 1, 1))
         (LinkType.READY, {k: v for k, v in READY.items() if k != "backend"}),
         (LinkType.SERIAL, {"serial": 2**63}),
         (LinkType.SERIAL, {"serial": 1.5}),
+        (LinkType.UNAVAILABLE, {}),
+        (LinkType.UNAVAILABLE, {"text": None}),
+        (LinkType.UNAVAILABLE, {"text": "x" * (MAX_TEXT + 1)}),
         (LinkType.STATS, {k: v for k, v in STATS.items() if k != "why"}),
         (LinkType.STATS, STATS | {"encode_ms": -1}),
         (LinkType.STATS, STATS | {"encode_ms": math.nan}),

@@ -19,6 +19,7 @@ from sessiond.wire.link import (
     Serial,
     Stats,
     ToAgent,
+    Unavailable,
     pack,
 )
 from sessiond.wire.link_state import (
@@ -42,6 +43,7 @@ SERIAL = 3
 FORMAT = pack_device(Format(1, 1, 1))
 FRAME = pack_device(Data(b"jpeg"))
 MOVE = pack_device(CursorMove(1, 2))
+UNAVAILABLE = pack(Unavailable("off"))
 FROM_AGENT: dict[Signal, bytes] = {
     Signal.READY: pack(Ready("r", ":0", 1, 1)),
     Signal.STATS: pack(Stats(1, 1, 0, 1.0)),
@@ -51,6 +53,7 @@ FROM_AGENT: dict[Signal, bytes] = {
     Signal.FORMAT: FORMAT,
     Signal.FRAME: FRAME,
     Signal.DECORATION: MOVE,
+    Signal.UNAVAILABLE: UNAVAILABLE,
 }
 TO_STATE: dict[State, list[ToAgent | bytes]] = {
     State.NEW: [],
@@ -103,7 +106,9 @@ def test_agent_is_heard_only_as_the_table_says(state: State, signal: Signal) -> 
         return
     found = list(link.receive(data))
     assert link.state is TRANSITIONS[state][signal]
-    if signal in {Signal.FORMAT, Signal.FRAME, Signal.DECORATION}:
+    if signal is Signal.UNAVAILABLE:
+        assert found == [Unavailable("off")] * (signal in RELAYED.get(state, ()))
+    elif signal in {Signal.FORMAT, Signal.FRAME, Signal.DECORATION}:
         assert bool(found) is (signal in RELAYED.get(state, ()))
         assert all(isinstance(m, DeviceMessage) and m.data == data for m in found)
     else:
@@ -113,7 +118,7 @@ def test_agent_is_heard_only_as_the_table_says(state: State, signal: Signal) -> 
 def test_what_was_on_its_way_at_a_new_start_does_not_reach_the_host() -> None:
     link = link_in(State.STREAMING)
     link.send(Activate(SERIAL + 1, (1,)))
-    late = FRAME + MOVE + FORMAT + pack(Serial(SERIAL)) + FORMAT + FRAME
+    late = FRAME + MOVE + FORMAT + UNAVAILABLE + pack(Serial(SERIAL)) + FORMAT + FRAME
     assert list(link.receive(late)) == []
     new = pack(Serial(SERIAL + 1)) + FRAME + FORMAT + FRAME
     assert [m.data for m in link.receive(new) if isinstance(m, DeviceMessage)] == [FORMAT, FRAME]
@@ -122,7 +127,7 @@ def test_what_was_on_its_way_at_a_new_start_does_not_reach_the_host() -> None:
 def test_paused_agent_that_goes_on_writing_is_not_heard() -> None:
     link = link_in(State.STREAMING)
     link.send(Pause())
-    assert list(link.receive(FORMAT + FRAME + MOVE)) == []
+    assert list(link.receive(FORMAT + FRAME + MOVE + UNAVAILABLE)) == []
     assert link.state is State.PAUSED
 
 
@@ -159,6 +164,6 @@ def test_who_goes_on_writing_to_nobody_is_ended(state: State) -> None:
     link = link_in(state)
     assert not list(link.receive(FRAME * MAX_STRAY))
     link.send(Pause())  # its answer may be on its way, whatever was before
-    assert not list(link.receive(FRAME * MAX_STRAY))
+    assert not list(link.receive((FRAME + UNAVAILABLE) * (MAX_STRAY // 2)))
     with pytest.raises(ProtocolError, match="goes on writing in state PAUSED"):
         list(link.receive(FRAME))
