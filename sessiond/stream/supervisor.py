@@ -136,7 +136,8 @@ class Supervisor:
         agent = self._agents.get(wanted)
         is_read = agent is not None and agent.is_kms and not agent.is_stopping
         # Where the card goes on being read, as after a gap, there is still a reason for it.
-        if wanted and wanted != (had.session or had.probe) and not is_read:
+        is_other = (wanted, decision.route) != (had.session or had.probe, had.route)
+        if wanted and is_other and not is_read:
             self._ways.forgive([wanted])
         if agent and not agent.is_stopping and _uses_other(agent, decision.route):
             agent.stop()  # it was allowed until now

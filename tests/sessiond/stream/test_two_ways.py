@@ -337,6 +337,21 @@ async def test_what_is_not_allowed_any_more_ends() -> None:
 
 
 @in_loop
+async def test_what_is_allowed_anew_is_tried_at_once_where_nothing_has_worked() -> None:
+    """As when the configuration is reloaded, while the back-off would have it wait."""
+    async with around() as it:
+        with watching_host(it):
+            it.show("1", OWN)
+            it.prepared["1"](failing("1", Reason.DISPLAY_REFUSED, "no cookie"))
+            await it.until_reason(Reason.DISPLAY_REFUSED)
+            assert it.asked == [("1", OWN)]
+            it.show("1", BOTH)
+            assert it.asked == [("1", OWN)] * 2
+            it.prepared["1"](failing("1", Reason.DISPLAY_REFUSED, "no cookie"))
+            await it.until_asked("1", CARD)
+
+
+@in_loop
 async def test_nor_does_a_display_stay_by_what_is_not_allowed_any_more() -> None:
     async with around() as it:
         with watching_host(it):
