@@ -27,10 +27,12 @@ def frame_of(picture: Image.Image, stride: int = 0) -> Frame:
     """Make a frame whose padding bytes and row ends are not black, as in real memory."""
     width, height = picture.size
     stride = stride or 4 * width
-    rows = picture.tobytes("raw", "BGRX")
+    rows = memoryview(picture.tobytes("raw", "BGRX"))
     pixels = bytearray(b"\xa5" * (stride * height))
     for row in range(height):
-        pixels[row * stride : row * stride + 4 * width] = rows[4 * width * row :][: 4 * width]
+        pixels[row * stride : row * stride + 4 * width] = rows[
+            4 * width * row : 4 * width * (row + 1)
+        ]
     pixels[3::4] = b"\x5a" * len(pixels[3::4])
     return Frame(width, height, stride, memoryview(pixels), 0)
 

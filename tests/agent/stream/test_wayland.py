@@ -27,6 +27,8 @@ from tests.agent.stream.cookies import RIGHT, record, write
 from tests.fixtures.wayland import Cage
 from tests.fixtures.xserver import Xvfb
 
+pytestmark = pytest.mark.parts
+
 UID = os.getuid()
 REMEDIES = ("Xorg session", "WaylandEnable=false", "custom.conf", "Plasma (X11)")
 

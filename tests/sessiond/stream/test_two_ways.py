@@ -36,6 +36,8 @@ from tests.sessiond.stream.stage import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.parts
+
 OWN: Final = ("wlroots",)
 CARD: Final = ("kms",)
 BOTH: Final = (*OWN, *CARD)

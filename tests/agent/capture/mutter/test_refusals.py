@@ -15,6 +15,8 @@ from sessiond.transport.bus import Bus
 from sessiond.transport.dbus import ErrorType, Incoming, Message
 from tests.fixtures.bus import PrivateBus
 
+pytestmark = pytest.mark.parts
+
 NAMES = ("org.gnome.Mutter.DisplayConfig", "org.gnome.Mutter.ScreenCast")
 PLACE = [0, 0, 1.0, 0, True, [["Virtual-1", "", "", ""]], {}]
 STATE = "ua((ssss)a(siiddada{sv})a{sv})a(iiduba(ssss)a{sv})a{sv}"
