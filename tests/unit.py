@@ -1,4 +1,4 @@
-"""The rule of the unit suite, as a plug-in: no test starts a program, and none sleeps.
+"""The rule of the unit suite, as a plug-in: no test starts a program.
 
 A test that does is marked ``parts``, alone or with its whole module. One that is not fails here,
 however it, a fixture of it or the code under test came to that, and whoever hid the error.
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 FORBIDDEN: Final = frozenset({
     "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "subprocess.Popen",
-    "time.sleep",
 })  # fmt: skip
 
 _done = list[str]()
@@ -29,7 +28,7 @@ def _watch(event: str, arguments: tuple[object, ...]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
     """Look back when the last that is the test's has been done."""
     yield
     done = list(_done)

@@ -29,10 +29,9 @@ def frame_of(picture: Image.Image, stride: int = 0) -> Frame:
     stride = stride or 4 * width
     rows = memoryview(picture.tobytes("raw", "BGRX"))
     pixels = bytearray(b"\xa5" * (stride * height))
+    length = 4 * width
     for row in range(height):
-        pixels[row * stride : row * stride + 4 * width] = rows[
-            4 * width * row : 4 * width * (row + 1)
-        ]
+        pixels[row * stride : row * stride + length] = rows[row * length : (row + 1) * length]
     pixels[3::4] = b"\x5a" * len(pixels[3::4])
     return Frame(width, height, stride, memoryview(pixels), 0)
 
