@@ -70,7 +70,8 @@ bench-check: setup packages-bench ## has a cost grown by a fifth? (CHECK=--keep:
 	$(BIN)/python -m tests.bench.check $(CHECK)
 
 test-debian: packages-base packages-debian ## unit and parts on Debian's own Python packages
-	/usr/bin/python3 -m pytest -q -n $(UNIT) --dist loadfile tests/sessiond tests/agent
+	/usr/bin/python3 -m pytest -q -n $(E2E) --dist loadfile --hypothesis-profile thorough \
+	    tests/sessiond tests/agent
 
 deb: packages-deb ## the Debian package, for Debian 12 and 13: dist/spice-sessiond_VERSION_all.deb
 	packaging/deb.sh build/deb

@@ -6,10 +6,9 @@ import gc
 
 from hypothesis import HealthCheck, settings
 
-# Fifty: each run draws others, and "make fuzz" draws many more for what reads from strangers.
-settings.register_profile(
-    "patient", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
-)
+settings.register_profile("thorough", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# Each run draws others: half as many are enough here, where "make test-debian" draws all of them.
+settings.register_profile("patient", settings.get_profile("thorough"), max_examples=50)
 settings.load_profile("patient")
 
 

@@ -169,7 +169,7 @@ async def test_in_the_end_the_client_shows_the_screen(wanted: str, seed: int) ->
     try:
         rig.streamer.start(tuple(Codec))
         for _ in range(5):
-            for _ in range(250):
+            for _ in range(500):
                 something(chance, rig, clock)
                 await turns(chance.randrange(3))
                 if chance.random() < 0.1:
