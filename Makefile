@@ -12,9 +12,10 @@ E2E ?= 3
 UNIT ?= 2
 # Parts of an agent of commands: they start many processes, and come with the whole ones.
 COMMANDS := tests/agent/qrexec tests/agent/terminal
+SMALL := $(COMMANDS:%=--ignore %) tests/sessiond tests/agent tests/bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit e2e test-commands test-codecs test-screens fuzz bench \
+.PHONY: help setup demo test lint unit parts e2e test-commands test-codecs test-screens fuzz bench \
     bench-check deb test-debian test-deb test-system test-vm docs constraints clean
 
 help: ## this list
@@ -35,13 +36,17 @@ $(VENV)/.done: pyproject.toml constraints.txt | packages-base
 demo: setup ## the main job on an embedded example; leaves pictures in demo/ (KEEP=1: stays up)
 	$(BIN)/python -m tests.demo $(if $(KEEP),--keep)
 
-test: lint unit e2e ## everything that needs neither a container nor a guest
+test: lint unit parts e2e ## everything that needs neither a container nor a guest
 
 lint: setup ## style, types, import contract, data directories
 	$(PYTEST) -q tests/lint
 
-unit: setup ## the parts, on a real X server
-	$(PYTEST) -q -n $(UNIT) --dist loadfile $(COMMANDS:%=--ignore %) tests/sessiond tests/agent tests/bench
+# Which of the two a test is in, its marker says; tests/unit.py sees to that.
+unit: setup ## what starts no program and waits for nothing: half a minute
+	$(PYTEST) -q -n $(UNIT) --dist loadfile -p tests.unit -m 'not parts' $(SMALL)
+
+parts: setup ## the parts beside real programs: X servers, message buses, each other
+	$(PYTEST) -q -n $(E2E) --dist loadfile -m parts $(SMALL)
 
 e2e: setup ## agent and daemon between real X servers and a real SPICE host and client
 	$(PYTEST) -q -n $(E2E) --dist loadfile tests/host tests/stream tests/daemon
@@ -64,8 +69,9 @@ bench: setup packages-bench packages-screens ## speed and memory beside floor an
 bench-check: setup packages-bench ## has a cost grown by a fifth? (CHECK=--keep: this is the measure now)
 	$(BIN)/python -m tests.bench.check $(CHECK)
 
-test-debian: packages-base packages-debian ## the unit suite on Debian's own Python packages
-	/usr/bin/python3 -m pytest -q -n $(UNIT) --dist loadfile tests/sessiond tests/agent
+test-debian: packages-base packages-debian ## unit and parts on Debian's own Python packages
+	/usr/bin/python3 -m pytest -q -n $(E2E) --dist loadfile --hypothesis-profile thorough \
+	    tests/sessiond tests/agent
 
 deb: packages-deb ## the Debian package, for Debian 12 and 13: dist/spice-sessiond_VERSION_all.deb
 	packaging/deb.sh build/deb

@@ -134,6 +134,7 @@ def test_default_address_is_that_of_the_protocol() -> None:
     assert build_parser().parse_args([]).socket == "@" + NAME[1:].decode()
 
 
+@pytest.mark.parts
 def test_it_lives_until_the_daemon_closes(daemon: Daemon) -> None:
     with started("--socket", daemon.name) as process:
         with daemon.accept() as connection:
@@ -144,6 +145,7 @@ def test_it_lives_until_the_daemon_closes(daemon: Daemon) -> None:
         assert ended(process) == (Exit.OK, "")
 
 
+@pytest.mark.parts
 def test_daemon_that_takes_the_first_piece_and_only_input(daemon: Daemon) -> None:
     """As spice-streaming-agent's does: one recv, and only if the event is exactly POLLIN."""
     with started("--socket", daemon.name) as process:
@@ -256,6 +258,7 @@ def test_daemon_that_does_not_accept(capsys: pytest.CaptureFixture[str]) -> None
     assert "not taken it within 0.05 s" in line
 
 
+@pytest.mark.parts
 def test_daemon_that_answers_is_waited_for(
     daemon: Daemon, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -297,6 +300,7 @@ def _end(daemon: Daemon) -> None:
     daemon.listener.close()
 
 
+@pytest.mark.parts
 @pytest.mark.parametrize("drop", [_drop_at_once, _end])
 def test_daemon_that_hangs_up_without_reading(
     drop: Callable[[Daemon], None], daemon: Daemon
@@ -308,6 +312,7 @@ def test_daemon_that_hangs_up_without_reading(
     assert "the daemon hung up without reading: " in line
 
 
+@pytest.mark.parts
 def test_interrupt_ends_it_quietly(daemon: Daemon) -> None:
     with started("--socket", daemon.name) as process, daemon.accept() as connection:
         read_all(connection)
@@ -337,6 +342,7 @@ def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -
     assert "usage: spice-session-helper" in capsys.readouterr().err
 
 
+@pytest.mark.parts
 def test_it_loads_little() -> None:
     """Every login runs it: what costs time at the start stays out."""
     code = "import sys, agent.helper; print(*sys.modules)"
@@ -352,6 +358,7 @@ def test_it_loads_little() -> None:
     })  # fmt: skip
 
 
+@pytest.mark.parts
 @pytest.mark.lint
 @pytest.mark.parametrize("name", AUTOSTART)
 def test_autostart_file_is_valid(name: str) -> None:
@@ -382,6 +389,7 @@ def test_manual_page_names_every_option_and_status() -> None:
     assert [int(it) for it in re.findall(r"^\.It (\d+)$", text, re.MULTILINE)] == sorted(Exit)
 
 
+@pytest.mark.parts
 @pytest.mark.parametrize("record", [RECORD, Record(":10", "/a b/%s\\n'é"), Record(":1.0", "/0")])
 def test_the_documents_shell_script(
     record: Record, daemon: Daemon, monkeypatch: pytest.MonkeyPatch

@@ -25,6 +25,8 @@ from tests.fixtures.loop import in_loop
 from tests.fixtures.processes import DIE_WITH_PARENT, end_process, wait_process
 from tests.fixtures.xserver import Xvfb
 
+pytestmark = pytest.mark.parts
+
 ROOT = Path(__file__).parents[2]
 CONFIG = Config("c1", os.getuid())
 BEGINNING = [Type.FORMAT, Type.CURSOR_SET, Type.CURSOR_MOVE, Type.DATA]

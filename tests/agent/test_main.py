@@ -15,6 +15,8 @@ from sessiond.wire.device import Capabilities, Data, Role, StartStop
 from sessiond.wire.device_state import DeviceConnection
 from tests.fixtures.processes import wait_process
 
+pytestmark = pytest.mark.parts
+
 ROOT = Path(__file__).parents[2]
 PATTERN = ["stream", "--capture", "pattern"]
 

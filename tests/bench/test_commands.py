@@ -10,6 +10,8 @@ from tests.bench.goals import goals
 from tests.bench.processes import BenchError
 from tests.bench.results import Results
 
+pytestmark = pytest.mark.parts
+
 SIZE = (1920, 1080)
 REST = {"daemon": 0, "user's agent": 0, "commands": 0}
 

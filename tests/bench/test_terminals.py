@@ -13,6 +13,8 @@ from tests.bench.results import Results
 from tests.bench.terminals import TerminalsResult, run_terminals
 from tests.bench.usage import Memory
 
+pytestmark = pytest.mark.parts
+
 SIZE = (1920, 1080)
 GOOD = TerminalsResult(
     handovers=[1, 200, 999],

@@ -891,6 +891,7 @@ def leader() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
+@pytest.mark.parts
 @in_loop
 async def test_without_logind_what_was_told_holds_again_while_its_leader_lives(
     leader: subprocess.Popen[bytes],

@@ -12,6 +12,8 @@ from systemd.journal import JournalHandler
 
 from sessiond import logs
 
+pytestmark = pytest.mark.parts
+
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import logging

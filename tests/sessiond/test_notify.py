@@ -52,6 +52,7 @@ def test_text_cannot_add_an_assignment(systemd: socket.socket) -> None:
     assert systemd.recv(4096) == b"STATUS=the host said MAINPID=1 X"
 
 
+@pytest.mark.parts
 def test_environment_is_cleared(systemd: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", "3000000")
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))

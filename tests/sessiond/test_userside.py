@@ -199,6 +199,7 @@ async def test_host_hears_of_terminals_that_agents_watch(tmp_path: Path) -> None
         assert await events(host) == [], "of the one alone"
 
 
+@pytest.mark.parts
 @in_loop
 async def test_host_hears_of_terminals_of_the_configuration(tmp_path: Path) -> None:
     with Pseudo() as pty:

@@ -25,6 +25,8 @@ from tests.agent.capture.conformance import (
 from tests.agent.capture.x11.test_backend import Drawer, python_xlib_leaves_its_socket_open
 from tests.fixtures.xserver import Xvfb
 
+pytestmark = pytest.mark.parts
+
 
 class PatternDriver(Driver):
     """Changes by itself."""

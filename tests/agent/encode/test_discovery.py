@@ -140,6 +140,7 @@ def test_plug_in_is_found_wherever_it_is_installed(tmp_path: Path, place: str) -
     assert [encoder.name for encoder in found] == ["better", *OWN]
 
 
+@pytest.mark.parts
 @pytest.mark.parametrize("members", ["", *(f"{name} = {value}" for name, value in _OWN.items())])
 def test_without_plug_ins_nobody_asks_for_distributions(tmp_path: Path, members: str) -> None:
     info = tmp_path / "spice_sessiond-0.0.dist-info"
@@ -163,6 +164,7 @@ def test_plug_in_beside_our_own(tmp_path: Path) -> None:
     assert names(directory) == ["better", *OWN]
 
 
+@pytest.mark.parts
 def test_jpeg_needs_nothing_of_the_video_codecs() -> None:
     code = (
         "import sys; sys.modules['av'] = None;"

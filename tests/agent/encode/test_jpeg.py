@@ -27,10 +27,11 @@ def frame_of(picture: Image.Image, stride: int = 0) -> Frame:
     """Make a frame whose padding bytes and row ends are not black, as in real memory."""
     width, height = picture.size
     stride = stride or 4 * width
-    rows = picture.tobytes("raw", "BGRX")
+    rows = memoryview(picture.tobytes("raw", "BGRX"))
     pixels = bytearray(b"\xa5" * (stride * height))
+    length = 4 * width
     for row in range(height):
-        pixels[row * stride : row * stride + 4 * width] = rows[4 * width * row :][: 4 * width]
+        pixels[row * stride : row * stride + length] = rows[row * length : (row + 1) * length]
     pixels[3::4] = b"\x5a" * len(pixels[3::4])
     return Frame(width, height, stride, memoryview(pixels), 0)
 

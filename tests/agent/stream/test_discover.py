@@ -27,6 +27,8 @@ from tests.fixtures.deadmount import dead_mount
 from tests.fixtures.loop import in_loop
 from tests.fixtures.xserver import Xvfb
 
+pytestmark = pytest.mark.parts
+
 UID = os.getuid()
 VT = 7
 

@@ -21,6 +21,8 @@ from tests.agent.scripted import Listener
 from tests.fixtures.loop import Signal, in_loop
 from tests.fixtures.xserver import Xvfb
 
+pytestmark = pytest.mark.parts
+
 SIZE: Final = (333, 250)
 COLOURS: Final = (0x000000, 0xFFFFFF, 0xCC2200, 0x0022CC)
 

@@ -16,6 +16,8 @@ from tests.fixtures import systemd1
 from tests.fixtures.bus import PrivateBus
 from tests.fixtures.loop import in_loop
 
+pytestmark = pytest.mark.parts
+
 ENVIRONMENT = ["LANG=C", "DISPLAY=:3", "PATH=/x", "XAUTHORITY=/run/a b=c", "WAYLAND_DISPLAY=w"]
 
 

@@ -27,6 +27,8 @@ from tests.agent.stream.cookies import RIGHT, record, write
 from tests.fixtures.wayland import Cage
 from tests.fixtures.xserver import Xvfb
 
+pytestmark = pytest.mark.parts
+
 UID = os.getuid()
 REMEDIES = ("capture.order", "capture.console_order", "auto")
 

@@ -31,6 +31,8 @@ from tests.fixtures.processes import family
 from tests.fixtures.xserver import Xvfb
 from tests.sessiond.helper.peers import NOBODY, peer, wait_line
 
+pytestmark = pytest.mark.parts
+
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="takes root")
 
 MAX_MEMORY = 24 << 10  # KiB, of all its processes

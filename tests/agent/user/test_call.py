@@ -17,6 +17,8 @@ from sessiond.wire import rpc
 from tests.agent.user.daemon import TIMEOUT, Connection, Daemon, as_json, environment, start
 from tests.fixtures.child import ROOT
 
+pytestmark = pytest.mark.parts
+
 CALL = [sys.executable, "-m", "agent", "call"]
 
 

@@ -22,6 +22,8 @@ from tests.fixtures.deadmount import dead_mount
 from tests.fixtures.loop import in_loop
 from tests.fixtures.processes import EventTimeoutError
 
+pytestmark = pytest.mark.parts
+
 LIBVIRT = 10 << 20  # bytes of a line; src/qemu/qemu_agent.c, QEMU_AGENT_MAX_RESPONSE
 
 

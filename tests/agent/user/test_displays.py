@@ -30,6 +30,8 @@ from tests.fixtures.child import ROOT
 from tests.fixtures.loop import Signal, in_loop
 from tests.fixtures.xserver import Xvfb
 
+pytestmark = pytest.mark.parts
+
 UID = os.getuid()
 needs_root = pytest.mark.skipif(UID != 0, reason="takes root")
 

@@ -64,6 +64,7 @@ def test_nobody_of_that_name(name: str) -> None:
         become(name)
 
 
+@pytest.mark.parts
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 def test_a_home_on_a_dead_mount() -> None:
     """It is not waited for, and what was ours is left all the same."""

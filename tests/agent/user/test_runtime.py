@@ -87,6 +87,7 @@ def test_one_at_a_time_who_came_before_the_folder(tmp: Path) -> None:
     Lock(found(tmp), *before()).close()
 
 
+@pytest.mark.parts
 def test_a_lock_ends_with_its_holder(tmp: Path) -> None:
     code = "from agent.user.runtime import *; import sys; it = Lock(Path(sys.argv[1])); print(1)"
     subprocess.run(

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
+pytestmark = pytest.mark.parts
+
 
 def size(columns: int, rows: int) -> dict[str, int]:
     return {"columns": columns, "rows": rows, "x-pixels": 0, "y-pixels": 0}

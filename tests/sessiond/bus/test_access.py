@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from sessiond.transport.bus import Call
     from sessiond.transport.dbus import Incoming
 
+pytestmark = pytest.mark.parts
+
 POLKIT = "org.freedesktop.PolicyKit1"
 AUTHORITY = f"{POLKIT}.Authority"
 PATH = "/org/freedesktop/PolicyKit1/Authority"

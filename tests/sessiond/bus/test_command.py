@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     from sessiond.transport.bus_match import Signal as BusSignal
 
+pytestmark = pytest.mark.parts
+
 COMMAND: Final = f"{NAME}.Command"
 SIGNATURE: Final = "sssasa{sv}hhh"
 PATH: Final = command_path(1)

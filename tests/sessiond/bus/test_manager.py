@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     from sessiond.transport.objects import Caller
     from sessiond.transport.passing import Passed
 
+pytestmark = pytest.mark.parts
+
 XML: Final = Path(__file__).parents[3] / "dbus" / "org.spice_space.Sessiond1.xml"
 NAME: Final = "org.spice_space.Sessiond1"
 MANAGER: Final = f"{NAME}.Manager"

@@ -38,6 +38,7 @@ def at_terminal(monkeypatch: pytest.MonkeyPatch, *, so: bool = True) -> None:
     monkeypatch.setattr("sys.stdin.isatty", lambda: so)
 
 
+@pytest.mark.parts
 def test_it_asks_for_us_and_ends_with_the_order(
     said: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

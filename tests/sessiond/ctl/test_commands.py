@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from sessiond.ctl.view import Page
 
+pytestmark = pytest.mark.parts
+
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:

@@ -15,6 +15,8 @@ from tests.fixtures.bus import PrivateBus
 from tests.fixtures.loop import in_loop
 from tests.sessiond.ctl.daemon import serving
 
+pytestmark = pytest.mark.parts
+
 ROOT = Path(__file__).parents[3]
 
 

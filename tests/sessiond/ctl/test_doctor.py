@@ -244,6 +244,7 @@ async def test_no_bus_at_all(tmp_path: Path) -> None:
     assert "No such file" in found["bus name"][1]
 
 
+@pytest.mark.parts
 @in_loop
 async def test_a_bus_without_anybody(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"

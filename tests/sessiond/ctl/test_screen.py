@@ -122,6 +122,7 @@ def test_times() -> None:
     assert moment((1 << 64) - 1) == f"{(1 << 64) - 1} us"
 
 
+@pytest.mark.parts
 @pytest.mark.parametrize("command", ["status", "list", "history", "show 1"])
 def test_json_loads_neither_rich_nor_argcomplete(command: str) -> None:
     """What a script calls often does not wait for what only a person needs."""

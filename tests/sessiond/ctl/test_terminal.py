@@ -13,6 +13,8 @@ from agent import options as agents
 from sessiond.ctl.parser import build_parser, parse
 from sessiond.errors import UsageError
 
+pytestmark = pytest.mark.parts
+
 ROOT: Final = Path(__file__).parents[3]
 # Without what is installed (-S) there is no D-Bus library to be found.
 CODE: Final = f"""

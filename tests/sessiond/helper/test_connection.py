@@ -45,6 +45,7 @@ async def test_a_helper_that_sends_and_ends_at_once(last: Callable[[socket.socke
         client.close()
 
 
+@pytest.mark.parts
 @in_loop
 async def test_a_process_that_sends_and_closes_at_once() -> None:
     with world() as it:

@@ -140,6 +140,7 @@ async def test_so_does_what_the_configuration_says_now(caplog: pytest.LogCapture
         assert "root's helpers are not heard" in caplog.text
 
 
+@pytest.mark.parts
 @in_loop
 async def test_one_that_has_ended_meanwhile_is_gone(caplog: pytest.LogCaptureFixture) -> None:
     with world() as before:

@@ -15,6 +15,8 @@ from tests.fixtures.loop import Signal, in_loop, turns
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.parts
+
 
 @pytest.fixture
 def two() -> Iterator[list[subprocess.Popen[bytes]]]:

@@ -97,6 +97,7 @@ def test_a_name_in_use(name: str) -> None:
     assert raised.type is SocketInUseError
 
 
+@pytest.mark.parts
 @pytest.mark.skipif(os.getuid() != 0, reason="without root everybody is us")
 def test_a_name_that_another_user_has_taken(name: str) -> None:
     with peer(name, LISTEN, uid=NOBODY) as other:
@@ -190,6 +191,7 @@ def start(*argv: str, stdin: socket.socket) -> subprocess.Popen[bytes]:
     return subprocess.Popen(argv, stdin=stdin.fileno(), stdout=subprocess.PIPE, cwd=ROOT)
 
 
+@pytest.mark.parts
 def test_inetds_is_taken_and_no_longer_standard_input(name: str) -> None:
     with (
         listening(address(name)) as ours,
@@ -204,6 +206,7 @@ def test_inetds_is_taken_and_no_longer_standard_input(name: str) -> None:
         assert client.recv(100) == b"heard"
 
 
+@pytest.mark.parts
 def test_another_socket_as_standard_input_stays(name: str) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs, start(sys.executable, "-c", STARTED, name, stdin=theirs) as child:
@@ -215,6 +218,7 @@ def test_another_socket_as_standard_input_stays(name: str) -> None:
             assert client.recv(100) == b"heard"
 
 
+@pytest.mark.parts
 @pytest.mark.skipif(not ACTIVATE, reason="systemd-socket-activate is missing")
 @pytest.mark.parametrize("given_name", ["helper", "other"])
 def test_systemd_hands_it_over(name: str, given_name: str) -> None:

@@ -28,6 +28,8 @@ from tests.sessiond.helper.peers import NOBODY, accept, address, fresh_name, pee
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.parts
+
 TAIL = b" 5751 0 -1 4194304 104 0 0 0 1 2 3 4 20 0 1 0 777 2621440 224 18446744073709551615\n"
 
 WAIT = "; print('connected', flush=True); sys.stdin.read()"

@@ -16,6 +16,7 @@ from tests.sessiond.helper.peers import NOBODY, OK, peer
 from tests.sessiond.helper.served import PATIENT, QUICK, end, wait_closed, world
 
 
+@pytest.mark.parts
 @in_loop
 async def test_a_process_that_ended_before_it_was_accepted(
     caplog: pytest.LogCaptureFixture,
@@ -101,6 +102,7 @@ async def test_when_full_the_rest_waits() -> None:
             sock.close()
 
 
+@pytest.mark.parts
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to be refused")
 @in_loop
 async def test_root_is_refused_unless_it_is_allowed(caplog: pytest.LogCaptureFixture) -> None:

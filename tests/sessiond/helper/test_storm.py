@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from sessiond.helper.origin import Origin
     from sessiond.wire.helper import Record
 
+pytestmark = pytest.mark.parts
+
 STORM: Final = 10_000
 SOON: Final = 1.0  # second, for an honest helper
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from tests.sessiond.indicator.desktop import Panel
 
+pytestmark = pytest.mark.parts
+
 
 @pytest.fixture
 def world() -> Iterator[World]:

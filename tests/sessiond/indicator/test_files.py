@@ -16,6 +16,7 @@ AUTOSTART: Final = ROOT / "packaging" / "spice-session-indicator.desktop"
 PAGE: Final = ROOT / "docs" / "man" / "spice-session-indicator.1"
 
 
+@pytest.mark.parts
 @pytest.mark.lint
 def test_autostart_file_is_valid() -> None:
     done = subprocess.run(

@@ -87,11 +87,13 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
     return {name: int(number) for number, name in numbers}
 
 
+@pytest.mark.parts
 @pytest.mark.parametrize("call", list(Call), ids=lambda call: call.name)
 def test_numbers_and_sizes(measured: dict[str, int], call: Call) -> None:
     assert call.request == measured[f"DRM_IOCTL_{call.name}"]
 
 
+@pytest.mark.parts
 @pytest.mark.parametrize("call", list(FIELDS), ids=lambda call: call.name)
 def test_fields(measured: dict[str, int], call: Call) -> None:
     """A value of one alone begins where the field does: these machines' bytes go that way."""
@@ -103,6 +105,7 @@ def test_fields(measured: dict[str, int], call: Call) -> None:
         assert packed.index(1) == measured[f"offsetof(struct {struct}, {name})"], name
 
 
+@pytest.mark.parts
 def test_constants(measured: dict[str, int]) -> None:
     assert measured["DRM_MODE_FB_MODIFIERS"] == MODE_FB_MODIFIERS
     assert measured["DRM_MODE_OBJECT_PLANE"] == OBJECT_PLANE

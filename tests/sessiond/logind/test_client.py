@@ -25,6 +25,8 @@ from tests.fixtures.processes import DIE_WITH_PARENT, JsonProcess
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+pytestmark = pytest.mark.parts
+
 ROOT_FOLDER = Path(__file__).parents[3]
 
 

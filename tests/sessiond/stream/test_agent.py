@@ -35,6 +35,8 @@ from tests.fixtures.loop import DEADLINE, Clock, Signal, in_loop
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+pytestmark = pytest.mark.parts
+
 # argv: the script as JSON, then --link-fd N. A step is ["send", hex], ["expect", message type],
 # ["echo"], ["close"], ["exit", status], ["ignore SIGTERM"] or ["hang"]; an echo is a STATS with the
 # next LINE's rate as its frames.

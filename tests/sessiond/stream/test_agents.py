@@ -7,6 +7,7 @@ import os
 import subprocess
 from typing import Final
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +26,7 @@ def test_private_and_shared_memory_is_its_own() -> None:
     del private
 
 
+@pytest.mark.parts
 def test_who_has_ended_has_none() -> None:
     process = subprocess.Popen(["true"])
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)

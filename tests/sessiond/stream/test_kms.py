@@ -262,6 +262,7 @@ async def test_who_listens_has_to_be_root(place: Place) -> None:
         assert control.recv(64) == b"", "nothing was said to it"
 
 
+@pytest.mark.parts
 @in_loop
 async def test_where_we_may_it_is_a_child_of_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -29,6 +29,8 @@ from sessiond.stream.launch import (
 from sessiond.transport.fds import OwnedFd
 from tests.fixtures.loop import in_loop
 
+pytestmark = pytest.mark.parts
+
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0 and "CI" not in os.environ, reason="only root can become somebody else"
 )

@@ -441,6 +441,7 @@ def test_whole_messages_whatever_is_dropped(steps: list[tuple[str, int]]) -> Non
     asyncio.run(play(steps))
 
 
+@pytest.mark.parts
 def test_holder_of_a_pty() -> None:
     master, slave = pty.openpty()
     name = os.ttyname(slave)

@@ -29,6 +29,8 @@ from tests.sessiond.stream.stage import (
     watching_host,
 )
 
+pytestmark = pytest.mark.parts
+
 UNANSWERED: Final = "The user database has not answered for 0.01 s about the account of 1000:"
 
 

@@ -37,6 +37,8 @@ from tests.sessiond.stream.stage import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.parts
+
 OWN: Final = ("x11",)
 CARD: Final = ("kms",)
 BOTH: Final = (*OWN, *CARD)

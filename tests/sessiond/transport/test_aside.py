@@ -25,6 +25,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.parts
 def test_what_never_returns_keeps_neither_others_nor_the_programs_end() -> None:
     done = subprocess.run(
         [sys.executable, "-c", HANGS], capture_output=True, text=True, check=False, timeout=60

@@ -10,6 +10,8 @@ import pytest
 
 from sessiond.transport.dbus import LIBRARY
 
+pytestmark = pytest.mark.parts
+
 ROOT = Path(__file__).parents[3]
 TESTS = [
     "tests/sessiond/bus",

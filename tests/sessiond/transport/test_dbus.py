@@ -22,6 +22,8 @@ from tests.fixtures.bus import PrivateBus
 from tests.fixtures.loop import Signal, in_loop
 from tests.fixtures.service import NAME, PATH, Pair
 
+pytestmark = pytest.mark.parts
+
 
 @pytest.fixture
 def private_bus() -> Iterator[PrivateBus]:

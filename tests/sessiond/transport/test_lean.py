@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.parts
+
 SCRIPT = """
 import sys
 import {program}

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from sessiond.transport.bus_match import Signal as BusSignal
 
+pytestmark = pytest.mark.parts
+
 MANAGER = "org.freedesktop.DBus.ObjectManager"
 INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
 CHILD = f"{PATH}/child/_33"

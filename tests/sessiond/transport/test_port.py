@@ -152,6 +152,7 @@ def test_not_allowed(listener: socket.socket) -> None:
         os.seteuid(was)
 
 
+@pytest.mark.parts
 def test_device_without_hardware() -> None:
     # A process without a controlling terminal gets from /dev/tty what an unplugged port gives.
     code = "from sessiond.transport.port import open_port; open_port('/dev/tty')"

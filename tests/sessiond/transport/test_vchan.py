@@ -16,6 +16,8 @@ from sessiond.transport.vchan import DIRECTORY, Vchan
 from tests.fixtures.loop import in_loop
 from tests.fixtures.plain_peer import PlainPeer
 
+pytestmark = pytest.mark.parts
+
 LONG = 10_000  # milliseconds; nothing waits as long
 
 

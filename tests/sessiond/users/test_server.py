@@ -110,6 +110,7 @@ async def test_one_comes_and_goes(caplog: pytest.LogCaptureFixture) -> None:
         assert is_at_rest()
 
 
+@pytest.mark.parts
 @needs_root
 @in_loop
 async def test_two_users_are_two_agents() -> None:
@@ -133,6 +134,7 @@ async def test_two_users_are_two_agents() -> None:
         left.cancel()
 
 
+@pytest.mark.parts
 @needs_root
 @in_loop
 async def test_without_an_entry_the_name_is_the_number() -> None:
@@ -150,6 +152,7 @@ def test_a_name_that_no_line_could_carry_is_none(
     assert names.name_of(5) == "#5"
 
 
+@pytest.mark.parts
 @pytest.mark.parametrize("allowed", [True, False])
 @needs_root
 @in_loop
@@ -317,6 +320,7 @@ async def test_too_often(limits: Limits) -> None:
         (await it.agent()).sock.close()
 
 
+@pytest.mark.parts
 @needs_root
 @in_loop
 async def test_a_process_that_has_ended(caplog: pytest.LogCaptureFixture) -> None:
@@ -329,6 +333,7 @@ async def test_a_process_that_has_ended(caplog: pytest.LogCaptureFixture) -> Non
         assert f"pid {child.pid}, is refused: its process has ended" in caplog.text
 
 
+@pytest.mark.parts
 @needs_root
 @in_loop
 async def test_a_process_that_is_another_users_now(caplog: pytest.LogCaptureFixture) -> None:
@@ -340,6 +345,7 @@ async def test_a_process_that_is_another_users_now(caplog: pytest.LogCaptureFixt
         assert f"is refused: its process belongs to uid {NOBODY} now" in caplog.text
 
 
+@pytest.mark.parts
 @needs_root
 @in_loop
 async def test_one_name_is_one_user(monkeypatch: pytest.MonkeyPatch) -> None:

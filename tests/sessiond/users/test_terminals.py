@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.parts
+
 
 class World:
     """Watches PATHS; ``heard`` has what it tells, ``said`` what it says in the log."""

@@ -1,7 +1,7 @@
 """qrexec's control channel in both roles and every version, and a call from inside the guest."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sessiond.errors import LocalProtocolError, ProtocolError
@@ -77,6 +77,7 @@ def test_each_role_says_only_its_own(role: ControlRole, message: OnControl) -> N
 
 @pytest.mark.parametrize("version", HELLOS)
 @given(draw=st.data())
+@settings(max_examples=40)
 def test_whatever_agent_and_daemon_say_arrives(version: int, draw: st.DataObject) -> None:
     for role, peer, words in (
         (ControlRole.DAEMON, ControlRole.AGENT, ANY_TO_AGENT),

@@ -41,6 +41,8 @@ from tests.agent.capture.conformance import (
 )
 from tests.fixtures.kms import Memory, MemoryCard, ServedCard, full_screen
 
+pytestmark = pytest.mark.parts
+
 PIXELS = {  # a colour as a pixel of each format
     "XR24": lambda r, g, b: bytes((b, g, r, 99)),
     "AR24": lambda r, g, b: bytes((b, g, r, 255)),

@@ -9,6 +9,8 @@ from sessiond.errors import DisplayError
 from tests.agent.capture.mutter.gnome import INHIBITED, Gnome
 from tests.fixtures.bus import PrivateBus
 
+pytestmark = pytest.mark.parts
+
 
 @pytest.fixture
 def address() -> Iterator[str]:

@@ -28,6 +28,8 @@ from tests.agent.capture.wlroots.scripted import (
 )
 from tests.fixtures.drawing import numbered
 
+pytestmark = pytest.mark.parts
+
 NAME = "/run/user/1000/wayland-0"
 WATCHED = (("zxdg_output_manager_v1", 3), ("zwlr_output_power_manager_v1", 1))
 PROTOCOLS = pytest.mark.parametrize("protocol", [SCREENCOPY, IMAGE_COPY], ids=["wlr", "ext"])

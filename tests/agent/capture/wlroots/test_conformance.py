@@ -20,6 +20,8 @@ from tests.agent.capture.conformance import (
 )
 from tests.agent.capture.wlroots.scripted import IMAGE_COPY, SCREENCOPY, Compositor, Screen
 
+pytestmark = pytest.mark.parts
+
 SIZE = (172, 109)
 BGRX, RGBX = 1, 0x34324258
 

@@ -32,6 +32,8 @@ from sessiond.transport.fds import OwnedFd
 from tests.fixtures.processes import end_process
 from tests.fixtures.xserver import Xvfb
 
+pytestmark = pytest.mark.parts
+
 ROOT = Path(__file__).parents[4]
 DEADLINE = 10.0
 python_xlib_leaves_its_socket_open = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")

@@ -10,6 +10,8 @@ from Xlib.display import Display
 from agent.capture.x11.packed import PackedEvent, PackedQuestion, PackedRequest
 from tests.fixtures.xserver import Xvfb
 
+pytestmark = pytest.mark.parts
+
 # The core protocol: opcode, a byte of its own, length in units of four bytes, and what follows.
 GET_GEOMETRY = struct.Struct("=BBHI")  # 14; drawable
 BELL = struct.Struct("=BbH")  # 104; percent
