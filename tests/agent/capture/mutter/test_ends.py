@@ -13,6 +13,8 @@ from sessiond.errors import DisplayError
 from tests.agent.capture.mutter.gnome import INHIBITED, Gnome
 from tests.fixtures.bus import PrivateBus
 
+pytestmark = pytest.mark.parts
+
 LONG = 20.0  # seconds; for what is certain to come before
 
 
