@@ -46,7 +46,7 @@ unit: setup ## what starts no program and waits for nothing: half a minute
 	$(PYTEST) -q -n $(UNIT) --dist loadfile -p tests.unit -m 'not parts' $(SMALL)
 
 parts: setup ## the parts beside real programs: X servers, message buses, each other
-	$(PYTEST) -q -n $(E2E) --dist loadfile -m parts $(SMALL)
+	$(PYTEST) -q -n $(UNIT) --dist loadfile -m parts $(SMALL)
 
 e2e: setup ## agent and daemon between real X servers and a real SPICE host and client
 	$(PYTEST) -q -n $(E2E) --dist loadfile tests/host tests/stream tests/daemon
@@ -70,7 +70,7 @@ bench-check: setup packages-bench ## has a cost grown by a fifth? (CHECK=--keep:
 	$(BIN)/python -m tests.bench.check $(CHECK)
 
 test-debian: packages-base packages-debian ## unit and parts on Debian's own Python packages
-	/usr/bin/python3 -m pytest -q -n $(E2E) --dist loadfile --hypothesis-profile thorough \
+	/usr/bin/python3 -m pytest -q -n $(UNIT) --dist loadfile --hypothesis-profile thorough \
 	    tests/sessiond tests/agent
 
 deb: packages-deb ## the Debian package, for Debian 12 and 13: dist/spice-sessiond_VERSION_all.deb
