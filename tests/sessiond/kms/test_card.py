@@ -151,7 +151,7 @@ def test_what_is_no_card(tmp_path: Path) -> None:
     (tmp_path / "dri" / "renderD128").touch()
     before = len(os.listdir("/proc/self/fd"))
     assert open_cards(folder) == ([], "card0: Inappropriate ioctl for device")
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_another_seats_card_is_left_alone(opened: tuple[Card, FakeDevice], tmp_path: Path) -> None:

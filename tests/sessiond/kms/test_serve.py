@@ -1,7 +1,6 @@
 """The KMS helper between a daemon, an agent and a card."""
 
 import contextlib
-import gc
 import os
 import re
 import socket
@@ -176,14 +175,13 @@ def test_nothing_grows_in_a_thousand_answers(served: ServedCard, card: MemoryCar
     served.grant(is_given=True)
     ask(served)
     ask(served, Ask.LOOK)  # what was passed before is closed by now
-    gc.collect()  # what other tests have left is not
     before = len(os.listdir("/proc/self/fd"))
     for number in range(1000):
         if number % 10 == 0:
             served.switch(4 if number % 20 else 3)
         ask(served, Ask.PIXELS if number % 3 else Ask.LOOK)
     ask(served, Ask.LOOK)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
     assert card.handles == []
 
 

@@ -92,7 +92,7 @@ def _descriptors() -> Iterator[None]:
     """Let a test fail that leaves a descriptor open."""
     before = open_fds()
     yield
-    assert open_fds() == before
+    assert open_fds() <= before
 
 
 def python(code: str) -> list[str]:
@@ -306,7 +306,7 @@ async def test_command_that_does_not_exist() -> None:
     before = open_fds()
     with no_child_left(), pytest.raises(FileNotFoundError):
         AgentProcess(["/nonexistent/agent"], {}, Ended())
-    assert open_fds() == before
+    assert open_fds() <= before
 
 
 @in_loop
@@ -315,7 +315,7 @@ async def test_no_descriptor_for_the_process(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(os, "pidfd_open", _refuse)
     with no_child_left(), pytest.raises(OSError, match="no descriptors left"):
         AgentProcess(say_hello(), {}, Ended())
-    assert open_fds() == before
+    assert open_fds() <= before
 
 
 def test_identity_of_an_account() -> None:

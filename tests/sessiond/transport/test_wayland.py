@@ -92,7 +92,7 @@ def test_memory_that_cannot_be(size: int) -> None:
     before = os.listdir("/proc/self/fd")
     with pytest.raises(DisplayError, match=f"no shared memory of {size} bytes"):
         shared_memory(size)
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert len(os.listdir("/proc/self/fd")) <= len(before)
 
 
 def test_a_compositor_that_reads_nothing(pair: tuple[Connection, socket.socket]) -> None:
