@@ -16,7 +16,7 @@ SMALL := $(COMMANDS:%=--ignore %) tests/sessiond tests/agent tests/bench
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint unit parts e2e test-commands test-codecs test-screens fuzz bench \
-    bench-check deb test-debian test-deb test-system test-vm docs constraints clean
+    bench-check deb images test-debian test-deb test-system test-vm docs constraints clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -81,6 +81,11 @@ deb: packages-deb ## the Debian package, for Debian 12 and 13: dist/spice-sessio
 
 test-deb: setup packages-debian packages-deb ## the Debian package and pip's: built, installed, removed
 	$(PYTEST) -q tests/packaging
+
+images: setup packages-system packages-vm ## what the next two boot, into the cache: minutes, and once
+	$(BIN)/python -m tests.system.root
+	GUEST=trixie $(BIN)/python -m tests.vm.image
+	GUEST=bookworm $(BIN)/python -m tests.vm.image
 
 test-system: setup packages-system ## a real logind with real sessions on real VTs, in a container
 	$(PYTEST) -q tests/system
