@@ -20,7 +20,7 @@ from sessiond.transport.bus_match import Match
 from sessiond.transport.dbus import Variant
 from sessiond.transport.terminal import window_size
 from sessiond.transport.terminal_passing import receive_master
-from tests.daemon.test_exec import call, is_there, wait_gone
+from tests.commands.test_exec import call, is_there, wait_gone
 from tests.fixtures.daemon import BUS_NAME, MANAGER, MANAGER_PATH
 from tests.fixtures.loop import Signal
 from tests.fixtures.user_agent import ALICE, BOB, IS_ROOT

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from tests.daemon.test_exec import AS_USER, is_there, wait_gone, zombies_of
+from tests.commands.test_exec import AS_USER, is_there, wait_gone, zombies_of
 from tests.fixtures.child import ROOT
 from tests.fixtures.user_agent import ALICE, BOB, IS_ROOT
 from tests.terminals.served import (

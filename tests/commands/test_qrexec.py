@@ -23,7 +23,7 @@ from sessiond.wire.exec import (
     Trigger,
     pack,
 )
-from tests.daemon.guest import Guest
+from tests.commands.guest import Guest
 from tests.fixtures.qrexec import AGENT, DOMAIN, Far, Host, vanish_all
 from tests.fixtures.user_agent import ALICE, BOB, IS_ROOT, UserAgent
 from tests.fixtures.witness import Witness
