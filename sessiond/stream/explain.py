@@ -55,8 +55,7 @@ def explain(now: Situation) -> tuple[Reason, str]:
 
 
 def _shown(name: str, now: Situation) -> str:
-    nothing = f"othing can be captured now: {now.unavailable}."
+    text = f"{name} is shown."
     if now.refused:
         text = f"{name} is read from the graphics card: {now.refused}"
-        return f"{text} N{nothing}" if now.unavailable else text
-    return f"{name} is shown; n{nothing}" if now.unavailable else f"{name} is shown."
+    return f"{text} Nothing can be captured now: {now.unavailable}." if now.unavailable else text

@@ -133,11 +133,11 @@ def test_who_is_switched_away_from_sees_nothing_any_more(scene: Scene, reader: C
 
 
 def test_a_monitor_that_sleeps(scene: Scene, reader: CardReader) -> None:
-    away = "othing can be captured now: no output of the graphics card shows anything."
+    away = "Nothing can be captured now: no output of the graphics card shows anything."
     reader.sleep()
     probe = scene.watch()
-    wait_words(probe, f"N{away}", (1024, 768))
-    assert scene.daemon.property("ReasonText") == f"VT 3 is shown; n{away}"
+    wait_words(probe, away, (1024, 768))
+    assert scene.daemon.property("ReasonText") == f"VT 3 is shown. {away}"
     mark = scene.daemon.now()
     reader.wake()
     since = wait_number(probe, SCREEN)
@@ -145,7 +145,7 @@ def test_a_monitor_that_sleeps(scene: Scene, reader: CardReader) -> None:
     assert scene.daemon.property("ReasonText") == "VT 3 is shown."
     reader.sleep()
     scene.daemon.wait_line("unavailable: 'no output", after=mark)
-    assert scene.daemon.property("ReasonText") == f"VT 3 is shown; n{away}"
+    assert scene.daemon.property("ReasonText") == f"VT 3 is shown. {away}"
     assert numbers(probe, after=since) <= {SCREEN}  # the last picture stands
     assert_connected(probe)
 

@@ -38,10 +38,10 @@ def test_why_the_card_is_read_is_told() -> None:
 
 def test_why_nothing_can_be_captured_is_told() -> None:
     now = replace(GOOD, unavailable="all outputs are off")
-    away = "othing can be captured now: all outputs are off."
-    assert explain(now) == (Reason.OK, f"Session 3 is shown; n{away}")
+    away = "Nothing can be captured now: all outputs are off."
+    assert explain(now) == (Reason.OK, f"Session 3 is shown. {away}")
     now = replace(now, refused="it lets nobody in.")
-    told = f"Session 3 is read from the graphics card: it lets nobody in. N{away}"
+    told = f"Session 3 is read from the graphics card: it lets nobody in. {away}"
     assert explain(now) == (Reason.OK, told)
 
 

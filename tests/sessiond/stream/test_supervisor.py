@@ -95,7 +95,7 @@ async def test_why_nothing_can_be_captured_is_told_while_it_is_so() -> None:
         with watching_host(it):
             it.show("1")
             it.prepared["1"](start_of("1", says=off))
-            away = "is shown; nothing can be captured now: it is off."
+            away = "is shown. Nothing can be captured now: it is off."
             await it.signal.until(
                 lambda: bool(it.statuses) and it.statuses[-1].text == f"Session 1 {away}"
             )
