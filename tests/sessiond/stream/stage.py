@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,10 +31,14 @@ from sessiond.wire.link import Config, LinkType, Ready, Stats, pack
 from tests.fixtures.loop import Signal
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from sessiond.stream.ways import Signs
 
+OWN: Final = ("x11",)
+CARD: Final = ("kms",)
+BOTH: Final = (*OWN, *CARD)
+NOBODY: Final = Decision("", Reason.PAUSED_BY_ADMIN, "paused")
 BIG: Final = 4 << 20  # bytes of a frame that no socket holds
 SMALL: Final = 100
 FORMAT: Final = device.pack(Format(640, 480, 1))
@@ -285,3 +289,14 @@ def watching_host(around: Around) -> socket.socket:
     host.setblocking(False)
     host.send(around.device.send(Capabilities()) + around.device.send(StartStop((1,))))
     return host
+
+
+@contextmanager
+def given_card(it: Around, session: str) -> Iterator[HelpersEnd]:
+    """Answer with the start of an agent that has a helper; give the helper's end."""
+    helper, end = kms_helper()
+    it.prepared[session](start_of(session, helper))
+    try:
+        yield end
+    finally:
+        end.close()

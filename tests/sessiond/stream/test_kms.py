@@ -27,6 +27,8 @@ from tests.sessiond.stream.stage import HelpersEnd
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.usefixtures("no_descriptor_left")
+
 READY: Final = pack_control(Ready("card0", "virtio_gpu"))
 VT: Final = 3
 
@@ -84,14 +86,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
         listener.listen()
         listener.setblocking(False)
         yield Place(path, listener)
-
-
-@pytest.fixture(autouse=True)
-def _descriptors() -> Iterator[None]:
-    """Let a test fail that leaves a descriptor open."""
-    before = set(os.listdir("/proc/self/fd"))
-    yield
-    assert set(os.listdir("/proc/self/fd")) <= before
 
 
 @in_loop

@@ -29,7 +29,7 @@ from sessiond.stream.launch import (
 from sessiond.transport.fds import OwnedFd
 from tests.fixtures.loop import in_loop
 
-pytestmark = pytest.mark.parts
+pytestmark = [pytest.mark.parts, pytest.mark.usefixtures("no_descriptor_left")]
 
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0 and "CI" not in os.environ, reason="only root can become somebody else"
@@ -85,14 +85,6 @@ class Ended:
 
 def open_fds() -> set[str]:
     return set(os.listdir("/proc/self/fd"))
-
-
-@pytest.fixture(autouse=True)
-def _descriptors() -> Iterator[None]:
-    """Let a test fail that leaves a descriptor open."""
-    before = open_fds()
-    yield
-    assert open_fds() <= before
 
 
 def python(code: str) -> list[str]:

@@ -12,11 +12,11 @@ from typing import Final
 import pytest
 
 from sessiond.model import Decision, Reason, Session
-from sessiond.stream import launch, port, supervisor
+from sessiond.stream import supervisor
 from sessiond.stream.agent import Agent
 from sessiond.stream.freshness import Freshness
 from sessiond.stream.reconcile import PLACEHOLDER
-from sessiond.wire.device import StartStop
+from sessiond.wire.device import Data, Format, StartStop, Type
 from sessiond.wire.link import Unavailable, pack
 from tests.fixtures.loop import in_loop, turns
 from tests.sessiond.stream.stage import (
@@ -29,15 +29,9 @@ from tests.sessiond.stream.stage import (
     watching_host,
 )
 
-pytestmark = pytest.mark.parts
+pytestmark = [pytest.mark.parts, pytest.mark.usefixtures("quick")]
 
 UNANSWERED: Final = "The user database has not answered for 0.01 s about the account of 1000:"
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "KILL_AFTER", 0.2)
-    monkeypatch.setattr(port, "STALLED", 0.05)
 
 
 @in_loop
@@ -318,3 +312,33 @@ async def test_the_journal_says_what_a_kept_agent_holds(caplog: pytest.LogCaptur
     fields = vars(told)
     assert (fields["SESSION"], fields["AGENT_PID"]) == ("1", it.pids["1"])
     assert float(told.getMessage().split()[-5]) > 1
+
+
+@in_loop
+async def test_a_picture_that_was_dropped_is_sent_again_by_who_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two sessions in a row have the same trouble, and the host has not read of the first yet."""
+    monkeypatch.setattr(supervisor, "READY_TIMEOUT", 0.01)
+    async with around(replace(SETTINGS, when_idle="placeholder")) as it:
+        it.sentences = []
+        with watching_host(it) as host:
+            it.show("3")  # which hangs from now on, and is told of later
+            monkeypatch.setattr(supervisor, "READY_TIMEOUT", 20.0)
+            await it.until_reason(Reason.AGENT_TIMEOUT)
+            await it.show_new("big")
+            os.kill(it.pids["big"], signal.SIGUSR1)
+            await it.until_reason(Reason.HOST_STALLED)
+            monkeypatch.setattr(supervisor, "READY_TIMEOUT", 0.01)
+            it.show("4")
+            await it.signal.until(lambda: len(it.sentences or ()) == 2)
+            outbox = it.supervisor._port._outbox
+            await it.signal.until(lambda: Type.FORMAT in outbox._waiting)
+            it.show("3")
+            os.kill(it.pids[PLACEHOLDER], signal.SIGUSR1)
+            assert len(it.sentences) == 2
+            messages = await it.read_messages(host, 2)
+            assert it.frames[:2] == [BIG, SMALL]
+            kinds = [type(it) for it in messages]
+            first = kinds.index(Data)
+            assert Format in kinds[first : kinds.index(Data, first + 1)]

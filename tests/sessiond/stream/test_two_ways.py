@@ -3,76 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-from contextlib import contextmanager
 from dataclasses import replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import pytest
 
-from sessiond.model import Decision, Reason, Session, console
-from sessiond.stream import launch, port, supervisor, trouble, ways
-from sessiond.stream.parts import Settings
+from sessiond.model import Decision, Reason
+from sessiond.stream import trouble, ways
 from sessiond.stream.port import HostPort
-from sessiond.stream.reconcile import PLACEHOLDER
-from sessiond.wire.device import Data, Format, StartStop, Type
+from sessiond.wire.device import StartStop
 from sessiond.wire.kms import Failed, Grant, pack_control
 from tests.fixtures.loop import in_loop
 from tests.sessiond.stream.stage import (
-    BIG,
+    BOTH,
+    CARD,
+    NOBODY,
+    OWN,
     SESSIONS,
     SETTINGS,
-    SMALL,
     Around,
-    HelpersEnd,
     around,
     failing,
+    given_card,
     kms_helper,
     start_of,
     watching_host,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+pytestmark = [pytest.mark.parts, pytest.mark.usefixtures("quick", "no_descriptor_left")]
 
-pytestmark = pytest.mark.parts
-
-OWN: Final = ("x11",)
-CARD: Final = ("kms",)
-BOTH: Final = (*OWN, *CARD)
 SWAY: Final = frozenset({"compositor 5"})
 NONE: Final = Reason.NO_DISPLAY_FOUND
-NOBODY: Final = Decision("", Reason.PAUSED_BY_ADMIN, "paused")
 NOT_NOW: Final = Decision("", Reason.NO_ACTIVE_SESSION, "No session is active.")
 UNREAD: Final = "The picture is not read from the graphics card"
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "KILL_AFTER", 0.2)
-    monkeypatch.setattr(port, "STALLED", 0.05)
-    monkeypatch.setattr(trouble, "SOONEST", 0.0)
-
-
-@pytest.fixture(autouse=True)
-def _descriptors() -> Iterator[None]:
-    """Let a test fail that leaves a descriptor open."""
-    before = set(os.listdir("/proc/self/fd"))
-    yield
-    assert set(os.listdir("/proc/self/fd")) <= before
-
-
-@contextmanager
-def given_card(it: Around, session: str) -> Iterator[HelpersEnd]:
-    """Answer with the start of an agent that has a helper; give the helper's end."""
-    helper, end = kms_helper()
-    it.prepared[session](start_of(session, helper))
-    try:
-        yield end
-    finally:
-        end.close()
 
 
 async def show_card(it: Around, session: str = "1") -> None:
@@ -81,6 +45,11 @@ async def show_card(it: Around, session: str = "1") -> None:
     assert it.asked[-1] == (session, OWN)
     it.prepared[session](failing(session, NONE, "no socket"))
     await it.until_asked(session, CARD)
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trouble, "SOONEST", 0.0)
 
 
 @in_loop
@@ -481,119 +450,6 @@ async def test_a_display_that_is_lost_is_looked_for_again(monkeypatch: pytest.Mo
                 await it.signal.until(lambda: bool(it.looks))
                 it.looks.pop()(SWAY)
                 await it.until_asked("1", OWN)
-
-
-CONSOLES: Final = {vt: console("seat0", vt) for vt in (3, 4)}
-
-
-def show_console(it: Around, vt: int, sessions: dict[str, Session]) -> None:
-    shown = CONSOLES[vt]
-    decision = Decision(shown.id, route=CARD)
-    it.supervisor.on_decision(decision, {**sessions, shown.id: shown}, is_gap=True)
-
-
-@in_loop
-async def test_a_console_is_shown_and_is_no_session() -> None:
-    async with around(replace(SETTINGS, grace=60.0)) as it:
-        with watching_host(it):
-            show_console(it, 3, {})
-            assert it.asked == [("tty3", CARD)]
-            with given_card(it, "tty3"):
-                await it.until_reason(Reason.OK)
-                assert (it.statuses[-1].session, it.statuses[-1].text) == ("", "VT 3 is shown.")
-                show_console(it, 4, {})
-                assert it.asked[-1] == ("tty4", CARD), "at once: nobody is logging in"
-                await it.until_ended("tty3")
-
-
-@in_loop
-async def test_the_gap_of_a_login_is_no_console_before_the_grace_is_over() -> None:
-    async with around(replace(SETTINGS, grace=0.05, keep_warm=0)) as it:
-        with watching_host(it):
-            it.show("1", OWN)
-            it.launch("1")
-            await it.until_reason(Reason.OK)
-            show_console(it, 3, dict(SESSIONS))
-            show_console(it, 3, dict(SESSIONS))
-            assert [key for key, _ in it.asked] == ["1"]
-            agent = it.supervisor._agents.get("1")
-            assert agent
-            assert not agent.is_stopping
-            await it.until_asked("tty3", CARD)
-            await it.until_ended("1")
-
-
-@in_loop
-async def test_when_a_console_is_left_nothing_is_told_before_the_grace_is_over() -> None:
-    """The kernel tells of the VT before logind does of the session on it."""
-    between = Decision("", Reason.TEXT_CONSOLE, "VT 2 is in front, and no session is active on it.")
-    async with around(Settings(grace=60.0, when_idle="placeholder")) as it:
-        it.sentences = []
-        with watching_host(it):
-            show_console(it, 3, {})
-            with given_card(it, "tty3") as helper:
-                await it.until_reason(Reason.OK)
-                it.supervisor.on_decision(between, SESSIONS, is_gap=True)
-                assert helper.hear() == [Grant(True), Grant(False)]
-                assert it.sentences == []
-                await it.show_new("1")
-                assert it.sentences == []
-
-
-@in_loop
-async def test_why_a_console_is_not_shown_any_more_is_told_at_once() -> None:
-    async with around(Settings(grace=60.0, when_idle="placeholder")) as it:
-        it.sentences = []
-        with watching_host(it):
-            show_console(it, 3, {})
-            with given_card(it, "tty3"):
-                await it.until_reason(Reason.OK)
-                it.supervisor.on_decision(NOBODY, {"tty3": CONSOLES[3]}, is_gap=True)
-                await it.until_ended("tty3")
-                assert it.sentences == ["paused"]
-
-
-@in_loop
-async def test_where_somebody_was_who_is_not_shown_is_no_console_yet() -> None:
-    """What they have left there may still be on the screen."""
-    denied = Decision("", Reason.SESSION_DENIED, "denied")
-    async with around(replace(SETTINGS, grace=0.05)) as it:
-        with watching_host(it):
-            it.supervisor.on_decision(denied, SESSIONS, is_gap=False)
-            show_console(it, 3, {})
-            show_console(it, 3, {})
-            assert not it.asked
-            await it.until_asked("tty3", CARD)
-
-
-@in_loop
-async def test_a_picture_that_was_dropped_is_sent_again_by_who_goes_on(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Two sessions in a row have the same trouble, and the host has not read of the first yet."""
-    monkeypatch.setattr(supervisor, "READY_TIMEOUT", 0.01)
-    async with around(replace(SETTINGS, when_idle="placeholder")) as it:
-        it.sentences = []
-        with watching_host(it) as host:
-            it.show("3")  # which hangs from now on, and is told of later
-            monkeypatch.setattr(supervisor, "READY_TIMEOUT", 20.0)
-            await it.until_reason(Reason.AGENT_TIMEOUT)
-            await it.show_new("big")
-            os.kill(it.pids["big"], signal.SIGUSR1)
-            await it.until_reason(Reason.HOST_STALLED)
-            monkeypatch.setattr(supervisor, "READY_TIMEOUT", 0.01)
-            it.show("4")
-            await it.signal.until(lambda: len(it.sentences or ()) == 2)
-            outbox = it.supervisor._port._outbox
-            await it.signal.until(lambda: Type.FORMAT in outbox._waiting)
-            it.show("3")
-            os.kill(it.pids[PLACEHOLDER], signal.SIGUSR1)
-            assert len(it.sentences) == 2
-            messages = await it.read_messages(host, 2)
-            assert it.frames[:2] == [BIG, SMALL]
-            kinds = [type(it) for it in messages]
-            first = kinds.index(Data)
-            assert Format in kinds[first : kinds.index(Data, first + 1)]
 
 
 @in_loop
